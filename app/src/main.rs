@@ -1,0 +1,3 @@
+//! The `benchtop` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Whole-VM tests: what they share.
