@@ -14,8 +14,11 @@
 
 pub mod access;
 pub mod bus;
+pub mod chipset;
 pub mod clock;
+pub mod conformance;
 pub mod device;
+pub mod pci;
 pub mod state;
 pub mod wire;
 

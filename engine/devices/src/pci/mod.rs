@@ -1,0 +1,3 @@
+//! PCI: the configuration space every function shares, and the host bridge that carries accesses to it.
+
+pub mod config;
