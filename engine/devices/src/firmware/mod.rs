@@ -1,0 +1,11 @@
+//! What the board tells its firmware: the fw_cfg device and the files in it (memory map, ACPI and SMBIOS tables, boot
+//! order).
+//!
+//! The BIOS image itself is not here: it is the host's file, shown to the guest as read-only memory.
+
+pub mod boot_order;
+pub mod e820;
+pub mod fw_cfg;
+
+pub use boot_order::BootDevice;
+pub use fw_cfg::{FwCfg, FwCfgBuilder, FwCfgError, PcKeys};
