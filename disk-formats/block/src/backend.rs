@@ -2,7 +2,7 @@
 
 use benchtop_memory::VolatileSlice;
 
-use crate::BlockError;
+use crate::{BlockError, BlockErrorKind};
 
 /// The unit of every offset and length on the disk path, in bytes. A disk whose logical block is larger still
 /// speaks in these.
@@ -34,6 +34,33 @@ pub struct DiskInfo {
     pub discard: DiscardBehavior,
     /// The format's name as the CLI spells it: `raw`, `iso`, `memory`, ….
     pub format: &'static str,
+}
+
+impl DiskInfo {
+    /// Whether a transfer of `len_bytes` at `offset_bytes` is whole sectors on the disk: the check every backend makes.
+    ///
+    /// # Errors
+    /// [`OutOfRange`](BlockErrorKind::OutOfRange).
+    pub fn check_range(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BlockError> {
+        let end = offset_bytes.checked_add(len_bytes);
+        if (offset_bytes | len_bytes).is_multiple_of(SECTOR_BYTES) && end.is_some_and(|end| end <= self.size_bytes) {
+            return Ok(());
+        }
+        let size = self.size_bytes;
+        let context = format!("{len_bytes:#x} bytes at {offset_bytes:#x} are not whole sectors of a disk of {size:#x}");
+        Err(BlockError::new(BlockErrorKind::OutOfRange, context))
+    }
+
+    /// As [`check_range`](Self::check_range), and that the image may be written.
+    ///
+    /// # Errors
+    /// `OutOfRange`, or [`ReadOnly`](BlockErrorKind::ReadOnly).
+    pub fn check_write(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BlockError> {
+        if self.read_only {
+            return Err(BlockError::new(BlockErrorKind::ReadOnly, format!("the {} image is read-only", self.format)));
+        }
+        self.check_range(offset_bytes, len_bytes)
+    }
 }
 
 /// One open image: synchronous, called by several threads at once.
@@ -79,4 +106,16 @@ pub trait DiskBackend: Send + Sync {
     /// # Errors
     /// As [`write_at`](Self::write_at).
     fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BlockError>;
+
+    /// Tries to become usable again after a failed sync. On success everything the image still holds is durable, and
+    /// writes and flushes work again; writes that were not durable before the failure may be gone, so the caller
+    /// writes again what it still has. On an image that is not poisoned it is a flush. No call but reads runs at the
+    /// same time.
+    ///
+    /// # Errors
+    /// The host's; the image then stays poisoned. The default knows no way.
+    fn reopen(&self) -> Result<(), BlockError> {
+        let format = self.info().format;
+        Err(BlockError::new(BlockErrorKind::Unsupported, format!("a {format} image can not be reopened in place")))
+    }
 }

@@ -15,6 +15,8 @@ pub enum BlockErrorKind {
     Poisoned,
     /// The image contradicts itself or a checksum does not match.
     Corrupt,
+    /// Another process, or another disk of this one, holds the image.
+    InUse,
     /// This image or request needs something not built.
     Unsupported,
     /// The host's file system or device failed.
