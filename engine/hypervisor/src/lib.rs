@@ -10,12 +10,19 @@
 //! Threading: [`Vm`] is shared; a [`Vcpu`] lives and dies on the thread its seed was bound on; [`VcpuHandle`] is how
 //! other threads reach it.
 
+pub mod conformance;
+pub mod cpuid;
 mod error;
 pub mod io;
 #[cfg(target_os = "linux")]
 pub mod kvm;
+pub mod state;
 pub mod traits;
 
 pub use error::HypervisorError;
 pub use io::{BackdoorRegisters, CpuIo};
-pub use traits::{Hypervisor, MemorySlot, Msi, StopReason, Vcpu, VcpuHandle, VcpuSeed, Vm, VmParts, VmSetup};
+pub use state::{EntryState, VcpuStateV1};
+pub use traits::{
+    ClockRates, ExitCounts, Hypervisor, MemorySlot, Msi, RESERVED_GPA, RESERVED_LEN_BYTES, StopReason, Vcpu,
+    VcpuHandle, VcpuSeed, Vm, VmParts, VmSetup,
+};

@@ -4,7 +4,15 @@ use std::sync::Arc;
 
 use benchtop_memory::SharedRegion;
 
+use crate::state::{EntryState, VcpuStateV1};
 use crate::{CpuIo, HypervisorError};
+
+/// First guest-physical address an accelerator may keep pages for itself at (on KVM: the identity map and the task
+/// segment that real mode needs on some Intel CPUs). The board maps nothing there and reserves it in E820.
+pub const RESERVED_GPA: u64 = 0xfeff_c000;
+
+/// Length of the range at [`RESERVED_GPA`], in bytes.
+pub const RESERVED_LEN_BYTES: u64 = 0x4000;
 
 /// What a VM is made with.
 #[derive(Clone, Debug)]
@@ -56,6 +64,32 @@ pub enum StopReason {
     Halted,
 }
 
+/// How fast the guest's clocks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockRates {
+    /// TSC, in kHz.
+    pub tsc_khz: u32,
+    /// The local APIC timer's input before its divider, in kHz.
+    pub apic_bus_khz: u32,
+}
+
+/// How often a vCPU left the guest for user space, since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExitCounts {
+    /// Port accesses. A string access that comes out in one piece counts once.
+    pub port: u64,
+    /// MMIO accesses.
+    pub mmio: u64,
+    /// The guest became able to take a PIC interrupt that was waiting. Not caused by an access.
+    pub interrupt_window: u64,
+    /// EOIs the IOAPIC had to hear of.
+    pub ioapic_eoi: u64,
+    /// [`VcpuHandle::kick`], and stops for a change of the memory map.
+    pub kicked: u64,
+    /// Anything else.
+    pub other: u64,
+}
+
 /// An accelerator on this host.
 pub trait Hypervisor: Send + Sync {
     /// `kvm`, `whpx` or `software`.
@@ -78,7 +112,11 @@ pub struct VmParts {
 
 /// A VM: its memory map and its interrupts.
 pub trait Vm: Send + Sync {
-    /// Maps (or replaces) a memory slot. vCPUs may be running.
+    /// Maps (or replaces) a memory slot. vCPUs may be running: none of them sees the moment in which a replaced slot
+    /// is gone. Mapping a slot as it already is costs nothing.
+    ///
+    /// May be called from a [`CpuIo`] callback. The caller must not hold a lock that a callback on another vCPU waits
+    /// for while *that* vCPU is inside the accelerator; a lock taken in callbacks is fine.
     ///
     /// # Errors
     /// What the host refused; the old mapping of the slot is then gone.
@@ -124,7 +162,14 @@ pub trait Vm: Send + Sync {
 
     /// Hands over gathered writes, in order. A backend does this by itself before it reports any exit; others call it
     /// before they change what a device's registers say, before save, and before reset.
+    ///
+    /// When it returns, every write gathered before the call has been delivered, whichever thread delivered it. The
+    /// caller must not hold a lock that [`CpuIo::coalesced_port_write`] or [`CpuIo::coalesced_mmio_write`] takes. A
+    /// call from within one of these two returns at once: the call further out goes on delivering.
     fn drain_coalesced(&self, io: &dyn CpuIo);
+
+    /// The rates the guest is told in CPUID leaf 4000_0010h.
+    fn clock_rates(&self) -> ClockRates;
 }
 
 /// A vCPU that has no thread yet.
@@ -143,11 +188,19 @@ pub trait VcpuSeed: Send {
 pub trait VcpuHandle: Send + Sync {
     /// Makes [`Vcpu::run`] return [`StopReason::Kicked`] soon, now or at its next call. Kicks do not add up.
     fn kick(&self);
+
+    /// Its exits so far.
+    fn exits(&self) -> ExitCounts;
 }
 
 /// A vCPU on its thread.
+///
+/// [`run`](Self::run) comes back from a kick only between two instructions: an access that was begun has been finished
+/// and its result is in the registers. So the other methods, called between two runs, always see whole instructions.
 pub trait Vcpu {
     /// Runs guest code until something other than an access stops it.
+    ///
+    /// An instruction's accesses to several MMIO pieces or a long REP may call `io` more than once.
     ///
     /// # Errors
     /// [`HypervisorError::Stuck`] where the guest can not go on; else what the host refused.
@@ -158,4 +211,39 @@ pub trait Vcpu {
     /// # Errors
     /// What the host refused.
     fn reset(&mut self) -> Result<(), HypervisorError>;
+
+    /// Everything the guest could tell about this vCPU. Gathered writes and the accelerator's memory are not in it.
+    ///
+    /// # Errors
+    /// What the host refused.
+    fn save(&mut self) -> Result<VcpuStateV1, HypervisorError>;
+
+    /// Puts a saved state back. It is not trusted: it is checked before any of it is used.
+    ///
+    /// # Errors
+    /// [`HypervisorError::State`] naming the element at fault (the vCPU is then as it was); else what the host
+    /// refused (the vCPU is then to be reset or discarded).
+    fn restore(&mut self, state: &VcpuStateV1) -> Result<(), HypervisorError>;
+
+    /// Sets the registers for starting a kernel without firmware, as [`EntryState`] says. Call it on vCPU 0, after
+    /// reset.
+    ///
+    /// # Errors
+    /// What the host refused.
+    fn set_entry(&mut self, entry: &EntryState) -> Result<(), HypervisorError>;
+
+    /// Notes that the guest's time stands still from here. Called on every vCPU of the VM, each on its own thread,
+    /// after [`run`](Self::run) came back and before any of them resumes. A second call does nothing.
+    ///
+    /// # Errors
+    /// What the host refused.
+    fn tsc_pause(&mut self) -> Result<(), HypervisorError>;
+
+    /// Lets the guest's TSC go on from where [`tsc_pause`](Self::tsc_pause) left it, by the same amount on every vCPU
+    /// so that they stay in step. Called on every vCPU before it runs again, after *all* of them were paused. Without
+    /// a pause before it, it does nothing.
+    ///
+    /// # Errors
+    /// What the host refused.
+    fn tsc_resume(&mut self) -> Result<(), HypervisorError>;
 }
