@@ -18,8 +18,14 @@ pub mod chipset;
 pub mod clock;
 pub mod conformance;
 pub mod device;
+pub mod ide;
+pub mod firmware;
+pub mod input;
 pub mod pci;
+pub mod serial;
+pub mod scsi;
 pub mod state;
+pub mod video;
 pub mod wire;
 
 pub use access::AccessCounters;

@@ -1,0 +1,1 @@
+//! The adapter, driven through ports and windows as guests drive it.
