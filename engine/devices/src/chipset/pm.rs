@@ -388,16 +388,8 @@ impl Device for Pm {
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), RestoreError> {
-        let PmV1 {
-            config,
-            pm1_status,
-            pm1_enable,
-            pm1_control,
-            timer_toggles_seen,
-            gpe_status,
-            gpe_enable,
-            smbus,
-        } = state.decode(KIND, VERSION)?;
+        let PmV1 { config, pm1_status, pm1_enable, pm1_control, timer_toggles_seen, gpe_status, gpe_enable, smbus } =
+            state.decode(KIND, VERSION)?;
         let refused = |field| RestoreError::Field { kind: KIND, field };
         if pm1_status & !STATUS_BITS != 0 || pm1_enable & !ENABLE_BITS != 0 || pm1_control & !CONTROL_BITS != 0 {
             return Err(refused("PM1 register"));

@@ -182,7 +182,7 @@ impl Rtc {
 
     /// A number as the cells hold it.
     fn encode(&self, value: u8) -> u8 {
-        if self.cells[REGISTER_B] & B_BINARY != 0 { value } else { (value / 10) << 4 | value % 10 }
+        if self.cells[REGISTER_B] & B_BINARY != 0 { value } else { ((value / 10) << 4) | (value % 10) }
     }
 
     /// A cell's number. What is no BCD gives some number below 166.

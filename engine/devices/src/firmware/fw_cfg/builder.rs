@@ -65,9 +65,7 @@ pub struct FwCfgBuilder {
 impl FwCfgBuilder {
     /// Nothing yet but the signature and the feature word.
     pub fn new() -> Self {
-        Self::default()
-            .item(KEY_SIGNATURE, b"QEMU".to_vec())
-            .item(KEY_FEATURES, FEATURES.to_le_bytes().to_vec())
+        Self::default().item(KEY_SIGNATURE, b"QEMU".to_vec()).item(KEY_FEATURES, FEATURES.to_le_bytes().to_vec())
     }
 
     /// Sets the numbered items of a PC.
