@@ -451,14 +451,14 @@ fn restore_chip(saved: ChipV1, elcr_writable: u8) -> Result<Chip, RestoreError> 
 
 impl PortIo for Pic {
     fn port_read(&mut self, port: u16, data: &mut [u8]) {
-        for (byte, port) in data.iter_mut().zip(port..) {
+        for (byte, port) in data.iter_mut().zip(port..=u16::MAX) {
             *byte = self.read_byte(port);
         }
         self.update();
     }
 
     fn port_write(&mut self, port: u16, data: &[u8]) {
-        for (byte, port) in data.iter().zip(port..) {
+        for (byte, port) in data.iter().zip(port..=u16::MAX) {
             self.write_byte(port, *byte);
         }
         self.update();
