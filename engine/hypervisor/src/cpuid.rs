@@ -111,6 +111,9 @@ const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const XSAVE: u32 = 1 << 26;
 const HTT: u32 = 1 << 28;
+const ARCH_CAPABILITIES: u32 = 1 << 29;
+/// "Genu", the start of Intel's vendor string.
+const GENUINE_INTEL: u32 = 0x756e_6547;
 
 /// Where a model is to be shown.
 #[derive(Clone, Copy, Debug)]
@@ -173,6 +176,8 @@ pub fn model(name: &str, host: &[CpuidLeaf], placement: &Placement, apic_id: u32
             }
             // EBX and ECX: sizes of the area for what is enabled and for what could be; the accelerator keeps EBX.
             (0xd, 0) => (entry.ebx, entry.ecx) = if entry.eax & 4 != 0 { (832, 832) } else { (576, 576) },
+            // KVM makes the register up on other vendors' processors, and Windows does not expect it there.
+            (7, 0) if vendor.ebx != GENUINE_INTEL => entry.edx &= !ARCH_CAPABILITIES,
             (0x8000_0008, _) => {
                 entry.ecx = (logical - 1) | (cpus.next_power_of_two().trailing_zeros() & 0xf) << 12;
             }

@@ -84,7 +84,7 @@ pub struct ExitCounts {
     pub interrupt_window: u64,
     /// EOIs the IOAPIC had to hear of.
     pub ioapic_eoi: u64,
-    /// [`VcpuHandle::kick`], and stops for a change of the memory map.
+    /// [`VcpuHandle::kick`], as often as it was heard.
     pub kicked: u64,
     /// Anything else.
     pub other: u64,
@@ -170,6 +170,9 @@ pub trait Vm: Send + Sync {
 
     /// The rates the guest is told in CPUID leaf 4000_0010h.
     fn clock_rates(&self) -> ClockRates;
+
+    /// Whether [`Vcpu::tsc_pause`] has an effect: some hosts have no say over the guest's TSC.
+    fn can_stop_tsc(&self) -> bool;
 }
 
 /// A vCPU that has no thread yet.
@@ -177,7 +180,8 @@ pub trait VcpuSeed: Send {
     /// How other threads reach it, from now on.
     fn handle(&self) -> Arc<dyn VcpuHandle>;
 
-    /// Makes it the calling thread's.
+    /// Makes it the calling thread's. It is in its state after power-on; vCPUs may be bound in any order, also while
+    /// others run.
     ///
     /// # Errors
     /// What the host refused.
@@ -241,7 +245,8 @@ pub trait Vcpu {
 
     /// Lets the guest's TSC go on from where [`tsc_pause`](Self::tsc_pause) left it, by the same amount on every vCPU
     /// so that they stay in step. Called on every vCPU before it runs again, after *all* of them were paused. Without
-    /// a pause before it, it does nothing.
+    /// a pause before it, it does nothing. A TSC deadline of the local APIC waits along; its other timer modes run on
+    /// KVM's own clock, so that a guest may see one of their interrupts come early.
     ///
     /// # Errors
     /// What the host refused.

@@ -138,6 +138,33 @@ impl Vm for FaultyVm {
     fn clock_rates(&self) -> ClockRates {
         self.inner.clock_rates()
     }
+
+    fn can_stop_tsc(&self) -> bool {
+        self.inner.can_stop_tsc()
+    }
+}
+
+/// A descriptor of something else is refused, not used.
+#[cfg(target_os = "linux")]
+#[test]
+fn another_file_is_not_kvm() {
+    let file = std::fs::File::open("/dev/null").expect("there is /dev/null");
+    let refused = benchtop_hypervisor::kvm::Kvm::from_fd(file.into());
+    assert!(matches!(refused, Err(HypervisorError::Lacks { .. })), "{refused:?}");
+}
+
+/// What can not be built says why.
+#[cfg(target_os = "linux")]
+#[test]
+fn impossible_machines_are_refused() {
+    let kvm = match benchtop_hypervisor::kvm::Kvm::open() {
+        Ok(kvm) => kvm,
+        Err(error) => return eprintln!("impossible_machines_are_refused: skipped: no /dev/kvm ({error})"),
+    };
+    for (cpus, model) in [(0, "benchtop-v1"), (100_000, "benchtop-v1"), (1, "host")] {
+        let setup = VmSetup { cpus, cpu_model: model.into(), ioapic_pins: 24 };
+        assert!(matches!(kvm.build(&setup).err(), Some(HypervisorError::Lacks { .. })), "{cpus} {model}");
+    }
 }
 
 /// The suite notices what it is there to notice.

@@ -125,7 +125,7 @@ pub fn msi(hypervisor: &dyn Hypervisor) {
     assert_eq!(rig.peek(RESULT), [1]);
 }
 
-/// The EOI of a level-triggered entry comes back, that of an edge-triggered one need not.
+/// The EOI of a level-triggered entry comes back. It need not come before the guest's next instruction, but soon.
 pub fn ioapic_eoi(hypervisor: &dyn Hypervisor) {
     let guest = code(&[
         &[0xfa, 0xbc, 0x00, 0x80], // cli; mov sp, 8000h
@@ -134,6 +134,9 @@ pub fn ioapic_eoi(hypervisor: &dyn Hypervisor) {
         &[0xfb, 0xf4],                   // again: sti; hlt
         &[0x80, 0x3e, 0x00, 0x20, 0x01], // cmp byte [2000h], 1
         &[0x72, 0xf7],                   // jb again
+        &[0xb9, 0xff, 0xff],             // mov cx, 0ffffh
+        &[0x80, 0x3e, 0x01, 0x20, 0x01], // wait: cmp byte [2001h], 1
+        &[0xe0, 0xf9],                   // loopne wait
         STOP,
     ]);
     let mut rig = Rig::new(hypervisor, 1, &guest);
@@ -144,11 +147,10 @@ pub fn ioapic_eoi(hypervisor: &dyn Hypervisor) {
     let mut entries = [None; 24];
     entries[5] = Some(level);
     rig.vm.mirror_ioapic(&entries).expect("entries can be mirrored");
-    let vm = rig.vm.clone();
-    let board = rig.board_with(move |event| {
-        if matches!(event, Event::PortWrite(..)) {
-            vm.signal_msi(level).expect("a message can be sent");
-        }
+    let (vm, ram) = (rig.vm.clone(), rig.ram.clone());
+    let board = rig.board_with(move |event| match event {
+        Event::PortWrite(..) => vm.signal_msi(level).expect("a message can be sent"),
+        _ => assert!(ram.write(RESULT + 1, &[1])),
     });
     let mut vcpu = rig.bind();
     run_to_stop(&mut *vcpu, &board);

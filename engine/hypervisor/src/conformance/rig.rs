@@ -56,6 +56,8 @@ pub struct Recorder<'a> {
     hook: Hook<'a>,
     /// Vectors the PIC has to deliver.
     pub pic: Mutex<VecDeque<u8>>,
+    /// The PIC's acknowledge cycle kicks.
+    pub kick_on_acknowledge: AtomicBool,
 }
 
 impl Recorder<'_> {
@@ -140,6 +142,9 @@ impl CpuIo for Recorder<'_> {
     }
 
     fn pic_acknowledge(&self) -> Option<u8> {
+        if self.kick_on_acknowledge.load(Ordering::SeqCst) {
+            self.handles.iter().for_each(|handle| handle.kick());
+        }
         self.pic.lock().pop_front()
     }
 
@@ -214,6 +219,7 @@ impl Rig {
             handles: self.handles.clone(),
             hook: Box::new(hook),
             pic: Mutex::default(),
+            kick_on_acknowledge: AtomicBool::new(false),
         }
     }
 

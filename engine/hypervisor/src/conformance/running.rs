@@ -147,15 +147,19 @@ pub fn a_kick_leaves_no_access_half_done(hypervisor: &dyn Hypervisor) {
     assert_eq!(rig.peek(0x3000), [2, 3, 4, 5, 6, 7, 8, 9]);
 }
 
-/// A fault that can not be delivered stops the vCPU.
+/// A fault that can not be delivered stops the vCPU, and a reset gets it going again.
 pub fn triple_fault(hypervisor: &dyn Hypervisor) {
+    // The entry leaves the interrupt table empty.
     let guest = [
-        0x0f, 0x01, 0x1e, 0x00, 0x20, // lidt [2000h]: limit 0
-        0x0f, 0x0b, // ud2
+        0x31, 0xc0, // xor eax, eax
+        0xf7, 0xf0, // div eax
     ];
     let mut rig = Rig::new(hypervisor, 1, &guest);
     let board = rig.board();
     let mut vcpu = rig.bind();
+    let gdt = gdt(&rig, 0x00cf_9b00_0000_ffff);
+    let entry = EntryState::Protected { eip: CODE as u32, ebx: 0, esi: 0, esp: 0x8000, gdt };
+    vcpu.set_entry(&entry).expect("registers can be set");
     let stop = run_once(&mut *vcpu, &board);
     assert!(matches!(stop, Ok(StopReason::Shutdown)), "{stop:?}");
     vcpu.reset().expect("a vCPU can be reset");

@@ -1,5 +1,6 @@
 //! Saving, restoring, resetting, pausing.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::rig::{CODE, Event, RESULT, Rig, STOP, code, run_to_kick, run_to_stop};
@@ -122,8 +123,8 @@ pub fn reset_starts_over(hypervisor: &dyn Hypervisor) {
 pub fn an_acknowledged_interrupt_survives_saving(hypervisor: &dyn Hypervisor) {
     let guest = code(&[
         &[0xbc, 0x00, 0x80, 0xfb], // mov sp, 8000h; sti
-        &[0xe6, 0x80],             // again: out 80h, al
-        &[0xeb, 0xfc],             // jmp again
+        &[0x90, 0xe6, 0x80],       // nop; out 80h, al
+        &[0xeb, 0xfe],             // jmp $
     ]);
     let mut rig = Rig::new(hypervisor, 1, &guest);
     rig.vector(0x33, 0x1100);
@@ -131,23 +132,19 @@ pub fn an_acknowledged_interrupt_survives_saving(hypervisor: &dyn Hypervisor) {
     let mut vcpu = rig.bind();
     let handle = rig.handles[0].clone();
     let board = rig.board_with(move |_| handle.kick());
+    board.kick_on_acknowledge.store(true, Ordering::SeqCst);
     run_to_kick(&mut *vcpu, &board);
-    // What was taken into the vCPU is either in its state or in the guest already: never lost between the two.
-    for _ in 0..50 {
-        board.pic.lock().push_back(0x33);
-        run_to_kick(&mut *vcpu, &board);
-        if board.stopped() {
-            break;
-        }
-        let waiting = !board.pic.lock().is_empty();
-        let saved = vcpu.save().expect("a vCPU can be saved");
-        let in_handler = saved.general.rip >= 0x1100 && saved.general.rip < 0x1200;
-        assert!(waiting || saved.events.interrupt == Some((0x33, false)) || in_handler, "{saved:#x?}");
-        vcpu.restore(&saved).expect("what was saved can be restored");
-        board.pic.lock().clear();
-    }
+    board.pic.lock().push_back(0x33);
+    run_to_kick(&mut *vcpu, &board);
+    assert!(board.pic.lock().is_empty() && !board.stopped(), "the acknowledge cycle was in this run");
+    let saved = vcpu.save().expect("a vCPU can be saved");
+    assert_eq!(saved.events.interrupt, Some((0x33, false)), "acknowledged and not delivered");
+    vcpu.reset().expect("a vCPU can be reset");
+    vcpu.restore(&saved).expect("what was saved can be restored");
     run_to_stop(&mut *vcpu, &board);
-    // And after a reset there is no interrupt left over.
+
+    // Once more, but reset: nothing is left over.
+    vcpu.restore(&saved).expect("what was saved can be restored");
     vcpu.reset().expect("a vCPU can be reset");
     let idle = code(&[&[0xbc, 0x00, 0x80, 0xfb, 0x90, 0x90], &[0xfa, 0xe6, 0x81], STOP]);
     rig.poke(CODE, &idle); // mov sp, 8000h; sti; nop; nop; cli; out 81h, al
@@ -180,6 +177,10 @@ pub fn tsc_stands_still_while_paused(hypervisor: &dyn Hypervisor) {
     std::thread::sleep(Duration::from_millis(200));
     vcpu.tsc_resume().expect("the TSC can go on");
     run_to_stop(&mut *vcpu, &board);
+    if !rig.vm.can_stop_tsc() {
+        eprintln!("tsc_stands_still_while_paused: skipped in part: {} can not stop the TSC here", hypervisor.name());
+        return;
+    }
     let [before, after] = [RESULT, RESULT + 8].map(|at| u64::from_le_bytes(rig.peek(at)));
     let passed_millis = after.saturating_sub(before) / u64::from(rig.vm.clock_rates().tsc_khz);
     assert!(after > before && passed_millis < 200, "{passed_millis} ms passed");

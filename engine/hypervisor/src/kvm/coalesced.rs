@@ -4,13 +4,13 @@
 // UNSAFETY: the kernel writes entries and `last`, we write `first`; both indices are read and written as atomics and
 // an entry is copied out only while it is ours (between `first` and `last`).
 
+use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvm_bindings::{KVM_COALESCED_MMIO_PAGE_OFFSET, kvm_coalesced_mmio, kvm_coalesced_mmio_ring};
 use parking_lot::ReentrantMutex;
-use std::cell::Cell;
 
 use crate::{CpuIo, HypervisorError};
 
@@ -77,6 +77,7 @@ impl CoalescedRing {
         if delivering.replace(true) {
             return;
         }
+        let _done = Done(&delivering);
         let last = self.last().load(Ordering::Acquire) % CAPACITY;
         let mut first = self.first().load(Ordering::Relaxed) % CAPACITY;
         while first != last {
@@ -99,7 +100,15 @@ impl CoalescedRing {
             first = (first + 1) % CAPACITY;
             self.first().store(first, Ordering::Release);
         }
-        delivering.set(false);
+    }
+}
+
+/// Ends the delivery, also where a device panics: the next drain would find it going on for ever.
+struct Done<'a>(&'a Cell<bool>);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 

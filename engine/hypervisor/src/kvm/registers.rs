@@ -51,6 +51,15 @@ pub(super) fn power_on(fd: &VcpuFd, msrs: &[u32], signature: u32, bootstrap: boo
     Ok(PowerOn { signature, bootstrap, apic_base: special.apic_base, local_apic, msrs })
 }
 
+/// Puts everything but the TSC to how it is at reset.
+pub(super) fn reset(fd: &VcpuFd, power_on: &PowerOn) -> Result<(), HypervisorError> {
+    let mut state = blank();
+    for element in Element::ALL {
+        power_on.apply(element, &mut state);
+    }
+    Element::ALL.into_iter().try_for_each(|element| write(fd, element, &state))
+}
+
 /// Reads one part. The TSC is [`TscClock`](super::tsc::TscClock)'s.
 pub(super) fn read(
     fd: &VcpuFd,

@@ -158,6 +158,7 @@ impl Hypervisor for Kvm {
         let mut seeds: Vec<Box<dyn VcpuSeed>> = Vec::new();
         for ((id, vcpu), kick) in (0u32..).zip(vcpus).zip(kicks) {
             let power_on = registers::power_on(&vcpu, &msrs, signature, id == 0)?;
+            registers::reset(&vcpu, &power_on)?;
             seeds.push(Box::new(KvmSeed { fd: vcpu, vm: vm.clone(), kick, msrs: msrs.clone(), power_on, id }));
         }
         Ok(VmParts { vm, seeds })

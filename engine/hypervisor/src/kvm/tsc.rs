@@ -79,6 +79,18 @@ fn ticks(fd: &VcpuFd) -> Result<u64, HypervisorError> {
     read_msr(fd, IA32_TSC)?.ok_or_else(|| HypervisorError::State { field: "TSC".into() })
 }
 
+/// How the TSC is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    /// Through the offset (Linux 5.16).
+    Offset,
+    /// By writing the counter back; the kernel's own heuristic keeps the vCPUs in step.
+    Counter,
+    /// Not at all: the host's KVM takes an offset and does not use it, as some do that run without the processor's
+    /// help.
+    None,
+}
+
 #[derive(Debug)]
 struct Inner {
     /// When the last vCPU paused, in ticks before the offset.
@@ -89,92 +101,149 @@ struct Inner {
     base_offset: u64,
 }
 
+impl Inner {
+    /// A vCPU pauses; the latest of them counts.
+    fn pause(&mut self, now: u64) {
+        if self.lost.take().is_some() || self.paused_at < now {
+            self.paused_at = now;
+        }
+    }
+
+    /// A vCPU resumes: what its offset loses. The first of them decides for all.
+    fn resume(&mut self, now: u64) -> u64 {
+        *self.lost.get_or_insert_with(|| {
+            let lost = now.saturating_sub(self.paused_at);
+            self.base_offset = self.base_offset.wrapping_sub(lost);
+            lost
+        })
+    }
+}
+
 /// A VM's share of it.
 #[derive(Debug)]
 pub(super) struct TscClock {
-    /// Whether offsets can be read and written (Linux 5.16); without, the counter itself is written back and the
-    /// kernel's own heuristic keeps the vCPUs in step.
-    has_offset: bool,
+    method: Method,
     inner: Mutex<Inner>,
 }
 
 /// A vCPU's share, from pause to resumption.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Paused {
-    /// Its TSC where offsets are not to be had.
+    /// Its TSC, where offsets are not to be had.
     ticks: u64,
+}
+
+/// Whether an offset that is set is one that is used.
+fn offset_takes(first: &VcpuFd) -> Result<bool, HypervisorError> {
+    let now = offset(first)?;
+    let other = now.wrapping_add(1 << 40);
+    set_offset(first, other)?;
+    let takes = offset(first)? == other;
+    set_offset(first, now)?;
+    Ok(takes)
 }
 
 impl TscClock {
     pub fn new(first: &VcpuFd) -> Result<Self, HypervisorError> {
-        let has_offset = has_offset(first);
-        let base_offset = if has_offset { offset(first)? } else { 0 };
-        Ok(Self { has_offset, inner: Mutex::new(Inner { paused_at: 0, lost: Some(0), base_offset }) })
+        let (method, base_offset) = match has_offset(first) {
+            true if offset_takes(first)? => (Method::Offset, offset(first)?),
+            true => (Method::None, 0),
+            false => (Method::Counter, 0),
+        };
+        if method == Method::None {
+            tracing::warn!("KVM on this host can not offset the TSC: the guest's goes on while the VM is paused");
+        }
+        Ok(Self { method, inner: Mutex::new(Inner { paused_at: 0, lost: Some(0), base_offset }) })
+    }
+
+    /// Whether pausing has an effect.
+    pub fn can_stop(&self) -> bool {
+        self.method != Method::None
     }
 
     pub fn pause(&self, fd: &VcpuFd) -> Result<Paused, HypervisorError> {
         let ticks = ticks(fd)?;
-        if self.has_offset {
+        if self.method == Method::Offset {
             let now = ticks.wrapping_sub(offset(fd)?);
-            let mut inner = self.inner.lock();
-            if inner.lost.take().is_some() || inner.paused_at < now {
-                inner.paused_at = now;
-            }
+            self.inner.lock().pause(now);
         }
         Ok(Paused { ticks })
     }
 
     pub fn resume(&self, fd: &VcpuFd, paused: Paused) -> Result<(), HypervisorError> {
-        if !self.has_offset {
-            write_msr(fd, IA32_TSC, paused.ticks)?;
-            return Ok(());
-        }
-        let offset = offset(fd)?;
-        let now = ticks(fd)?.wrapping_sub(offset);
-        let lost = {
-            let mut inner = self.inner.lock();
-            match inner.lost {
-                Some(lost) => lost,
-                None => {
-                    let lost = now.saturating_sub(inner.paused_at);
-                    inner.lost = Some(lost);
-                    inner.base_offset = inner.base_offset.wrapping_sub(lost);
-                    lost
-                }
+        match self.method {
+            Method::Offset => {
+                let offset = offset(fd)?;
+                let now = ticks(fd)?.wrapping_sub(offset);
+                let lost = self.inner.lock().resume(now);
+                set_offset(fd, offset.wrapping_sub(lost))
             }
-        };
-        set_offset(fd, offset.wrapping_sub(lost))
+            Method::Counter => write_msr(fd, IA32_TSC, paused.ticks).map(drop),
+            Method::None => Ok(()),
+        }
     }
 
     /// The TSC to save.
     pub fn save(&self, fd: &VcpuFd, paused: Option<&Paused>) -> Result<u64, HypervisorError> {
-        match paused {
-            Some(_) if self.has_offset => Ok(offset(fd)?.wrapping_add(self.inner.lock().paused_at)),
-            Some(paused) => Ok(paused.ticks),
-            None => ticks(fd),
+        match (self.method, paused) {
+            (Method::Offset, Some(_)) => Ok(offset(fd)?.wrapping_add(self.inner.lock().paused_at)),
+            (Method::Counter | Method::None, Some(paused)) => Ok(paused.ticks),
+            (_, None) => ticks(fd),
         }
     }
 
     /// Makes the TSC go on from `ticks`, now or from the resumption.
     pub fn restore(&self, fd: &VcpuFd, paused: Option<&mut Paused>, to: u64) -> Result<(), HypervisorError> {
-        if !self.has_offset {
-            if let Some(paused) = paused {
-                paused.ticks = to;
+        match self.method {
+            Method::Offset => {
+                let origin = match paused {
+                    Some(_) => self.inner.lock().paused_at,
+                    None => ticks(fd)?.wrapping_sub(offset(fd)?),
+                };
+                let offset = to.wrapping_sub(origin);
+                self.inner.lock().base_offset = offset;
+                set_offset(fd, offset)
             }
-            write_msr(fd, IA32_TSC, to)?;
-            return Ok(());
+            Method::Counter | Method::None => {
+                if let Some(paused) = paused {
+                    paused.ticks = to;
+                }
+                write_msr(fd, IA32_TSC, to).map(drop)
+            }
         }
-        let origin = match paused {
-            Some(_) => self.inner.lock().paused_at,
-            None => ticks(fd)?.wrapping_sub(offset(fd)?),
-        };
-        let offset = to.wrapping_sub(origin);
-        self.inner.lock().base_offset = offset;
-        set_offset(fd, offset)
     }
 
     /// Undoes what the guest did to this vCPU's TSC, so that all are in step again.
     pub fn reset(&self, fd: &VcpuFd) -> Result<(), HypervisorError> {
-        if self.has_offset { set_offset(fd, self.inner.lock().base_offset) } else { Ok(()) }
+        if self.method == Method::Offset { set_offset(fd, self.inner.lock().base_offset) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two vCPUs that pause and resume at different moments lose the same, so they stay in step, and neither sees its
+    /// counter go back.
+    #[test]
+    fn vcpus_stay_in_step_across_pauses() {
+        let mut clock = Inner { paused_at: 0, lost: Some(0), base_offset: 1000 };
+        let mut offset = [1000u64, 1000];
+        for (pauses, resumes) in [([100u64, 130], [500u64, 490]), ([600, 590], [600, 601]), ([700, 800], [900, 1000])] {
+            let mut at_pause = [0, 0];
+            for cpu in [0, 1] {
+                clock.pause(pauses[cpu]);
+                at_pause[cpu] = pauses[cpu] + offset[cpu];
+            }
+            let mut order = [0, 1];
+            order.sort_by_key(|cpu| resumes[*cpu]);
+            for cpu in order {
+                offset[cpu] -= clock.resume(resumes[cpu]);
+                assert!(resumes[cpu] + offset[cpu] >= at_pause[cpu]);
+            }
+            assert_eq!(offset[0], offset[1]);
+            assert_eq!(clock.base_offset, offset[0]);
+        }
+        assert_eq!(offset[0], 1000 - (490 - 130) - (900 - 800));
     }
 }

@@ -6,7 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, kvm_mp_state};
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE,
+    kvm_mp_state,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::kick::Kick;
@@ -37,7 +40,8 @@ impl VcpuSeed for KvmSeed {
     fn bind(self: Box<Self>) -> Result<Box<dyn Vcpu>, HypervisorError> {
         let Self { fd, vm, kick, msrs, power_on, id } = *self;
         kick.bind()?;
-        let mut vcpu = KvmVcpu {
+        // Its registers were set when it was made: an INIT or SIPI that another vCPU has sent since must not be lost.
+        Ok(Box::new(KvmVcpu {
             fd,
             vm,
             kick,
@@ -47,9 +51,7 @@ impl VcpuSeed for KvmSeed {
             unfinished: false,
             may_be_halted: false,
             paused: None,
-        };
-        vcpu.reset()?;
-        Ok(Box::new(vcpu))
+        }))
     }
 }
 
@@ -88,6 +90,7 @@ enum Exit {
     Again,
     Halted,
     Shutdown,
+    InternalError,
     Stuck(String),
 }
 
@@ -107,7 +110,7 @@ fn classify(result: Result<VcpuExit<'_>, kvm_ioctls::Error>) -> Result<Exit, Hyp
         Ok(VcpuExit::FailEntry(reason, cpu)) => {
             Exit::Stuck(format!("the processor refused to enter the guest (reason {reason:#x}, host CPU {cpu})"))
         }
-        Ok(VcpuExit::InternalError) => Exit::Stuck("KVM could not emulate an instruction".into()),
+        Ok(VcpuExit::InternalError) => Exit::InternalError,
         Ok(VcpuExit::MemoryFault { flags, gpa, size }) => {
             Exit::Stuck(format!("no memory behind {gpa:#x} + {size:#x} (flags {flags:#x})"))
         }
@@ -192,8 +195,9 @@ impl KvmVcpu {
         Ok(())
     }
 
-    /// An IN from the VMware backdoor. KVM itself writes what is returned to EAX when it finishes the instruction, and
-    /// takes the other registers from what is set here (Linux arch/x86/kvm/x86.c has provided for this case).
+    /// An IN from the VMware backdoor. Depending on how KVM executes the instruction, EAX comes from the exit's data
+    /// when it is finished or is as set here; so it is put in both places. The other registers are as set here: KVM
+    /// reads them afresh after KVM_SET_REGS.
     fn backdoor(&mut self, io: &dyn CpuIo) -> Result<u32, HypervisorError> {
         let mut regs = self.fd.get_regs().map_err(call("KVM_GET_REGS"))?;
         let before = BackdoorRegisters {
@@ -217,6 +221,7 @@ impl KvmVcpu {
         put(&mut regs.rdx, before.edx, after.edx);
         put(&mut regs.rsi, before.esi, after.esi);
         put(&mut regs.rdi, before.edi, after.edi);
+        regs.rax = after.eax.into();
         self.fd.set_regs(&regs).map_err(call("KVM_SET_REGS"))?;
         Ok(after.eax)
     }
@@ -325,6 +330,17 @@ impl Vcpu for KvmVcpu {
                     count(&counts.other);
                     return Ok(StopReason::Shutdown);
                 }
+                Exit::InternalError => {
+                    count(&counts.other);
+                    // SAFETY: the exit was KVM_EXIT_INTERNAL_ERROR, so this member is the valid one.
+                    let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
+                    let what = match suberror {
+                        KVM_INTERNAL_ERROR_EMULATION => "KVM could not emulate an instruction".into(),
+                        KVM_INTERNAL_ERROR_DELIVERY_EV => "KVM could not deliver an event".into(),
+                        other => format!("KVM reported internal error {other}"),
+                    };
+                    return Err(self.stuck(&what));
+                }
                 Exit::Stuck(what) => {
                     count(&counts.other);
                     return Err(self.stuck(&what));
@@ -336,14 +352,8 @@ impl Vcpu for KvmVcpu {
     fn reset(&mut self) -> Result<(), HypervisorError> {
         // An INIT or SIPI that is under way is taken before the state is overwritten.
         self.fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?;
-        let mut state = registers::blank();
-        for element in Element::ALL {
-            self.power_on.apply(element, &mut state);
-        }
         self.vm.tsc.reset(&self.fd)?;
-        for element in Element::ALL {
-            self.write(element, &state)?;
-        }
+        registers::reset(&self.fd, &self.power_on)?;
         if let Some((_, deadline)) = &mut self.paused {
             *deadline = 0;
         }

@@ -157,4 +157,8 @@ impl Vm for KvmVm {
     fn clock_rates(&self) -> ClockRates {
         self.rates
     }
+
+    fn can_stop_tsc(&self) -> bool {
+        self.tsc.can_stop()
+    }
 }
