@@ -156,22 +156,22 @@ impl Bus {
     pub fn port_write(&self, port: u16, width: usize, data: &[u8]) {
         let Some(target) = self.port_target(port) else { return };
         AccessCounters::count(&target.counters.pio_write);
-        self.deliver_port_write(&target, port, width, data);
+        let mut device = target.device.lock();
+        if let Some(io) = device.port_io() {
+            if data.len() == width { io.port_write(port, data) } else { io.port_write_string(port, width, data) }
+        }
+        self.note_deadline(&target, &mut *device);
     }
 
     /// A write the hypervisor gathered in its ring: it cost no exit.
     pub fn coalesced_port_write(&self, port: u16, data: &[u8]) {
         let Some(target) = self.port_target(port) else { return };
         AccessCounters::count(&target.counters.coalesced);
-        self.deliver_port_write(&target, port, data.len(), data);
-    }
-
-    fn deliver_port_write(&self, target: &Arc<Attachment>, port: u16, width: usize, data: &[u8]) {
         let mut device = target.device.lock();
         if let Some(io) = device.port_io() {
-            if data.len() == width { io.port_write(port, data) } else { io.port_write_string(port, width, data) }
+            io.port_write_coalesced(port, data);
         }
-        self.note_deadline(target, &mut *device);
+        self.note_deadline(&target, &mut *device);
     }
 
     /// A load. Bytes nobody drives read FFh.

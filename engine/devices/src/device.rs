@@ -61,6 +61,12 @@ pub trait PortIo {
     /// OUT.
     fn port_write(&mut self, port: u16, data: &[u8]);
 
+    /// An OUT that the hypervisor gathered without an exit. Differs from [`port_write`](Self::port_write) only for a
+    /// device that counts.
+    fn port_write_coalesced(&mut self, port: u16, data: &[u8]) {
+        self.port_write(port, data);
+    }
+
     /// REP INS: `data` is whole elements of `width` bytes, all from the one port.
     fn port_read_string(&mut self, port: u16, width: usize, data: &mut [u8]) {
         for element in data.chunks_exact_mut(width) {
