@@ -29,6 +29,9 @@ const RTE_MASKED: u64 = 1 << 16;
 /// What a guest may change of an entry: all but delivery status and remote IRR.
 const RTE_WRITABLE: u64 = 0xff00_0000_0001_afff;
 
+/// An interrupt message: address (FEExxxxxh) and data.
+pub type Message = (u64, u32);
+
 /// Where the I/O APIC's messages go. Called with the I/O APIC locked.
 pub trait IoApicOutput: Send + Sync {
     /// Delivers an interrupt.
@@ -36,7 +39,7 @@ pub trait IoApicOutput: Send + Sync {
 
     /// What each input would send now; `None` for one that never was unmasked. An entry that is masked for a while
     /// keeps its last message, so that the EOI of an interrupt in service still comes back.
-    fn mirror(&self, entries: &[Option<(u64, u32)>]);
+    fn mirror(&self, entries: &[Option<Message>]);
 }
 
 /// The I/O APIC.
@@ -47,7 +50,7 @@ pub struct IoApic {
     /// Levels of the inputs.
     lines: u32,
     entries: [u64; PINS],
-    mirrored: [Option<(u64, u32)>; PINS],
+    mirrored: [Option<Message>; PINS],
 }
 
 #[derive(Serialize, Deserialize)]
@@ -57,12 +60,12 @@ struct IoApicV1 {
     lines: u32,
     entries: Vec<u64>,
     /// Which inputs' messages are mirrored although masked.
-    mirrored: Vec<Option<(u64, u32)>>,
+    mirrored: Vec<Option<Message>>,
 }
 
 /// The message an entry stands for; `None` for a delivery mode that is no message (ExtINT, which the PIC's own INTR
 /// line is for, and reserved ones).
-fn message(entry: u64) -> Option<(u64, u32)> {
+fn message(entry: u64) -> Option<Message> {
     let [vector, mode, ..] = entry.to_le_bytes();
     let delivery_mode = mode & 7;
     if matches!(delivery_mode, 3 | 6 | 7) {
@@ -144,7 +147,7 @@ impl IoApic {
         self.service_level(index);
     }
 
-    fn set_mirrored(&mut self, index: usize, message: Option<(u64, u32)>) {
+    fn set_mirrored(&mut self, index: usize, message: Option<Message>) {
         if self.mirrored[index] != message {
             self.mirrored[index] = message;
             self.output.mirror(&self.mirrored);
@@ -210,8 +213,8 @@ impl Device for IoApic {
     fn restore(&mut self, state: &SavedState) -> Result<(), RestoreError> {
         let IoApicV1 { id, select, lines, entries, mirrored } = state.decode(KIND, VERSION)?;
         let field = |field| RestoreError::Field { kind: KIND, field };
-        let entries: [u64; PINS] = entries.try_into().map_err(|_: Vec<u64>| field("redirection table"))?;
-        let mirrored: [Option<(u64, u32)>; PINS] = mirrored.try_into().map_err(|_: Vec<_>| field("mirrored table"))?;
+        let Ok(entries) = <[u64; PINS]>::try_from(entries) else { return Err(field("redirection table")) };
+        let Ok(mirrored) = <[Option<Message>; PINS]>::try_from(mirrored) else { return Err(field("mirrored table")) };
         if id > 0x0f {
             return Err(field("ID"));
         }

@@ -124,13 +124,19 @@ impl Bar {
         if base == address_bits || base == 0 {
             return None;
         }
-        let kind = match &self.decoder {
-            Decoder::Io => BarKind::Io,
-            Decoder::Mmio => BarKind::Mmio,
-            Decoder::Memory { region, .. } => BarKind::Memory { region: region.clone(), read_only: false },
-            Decoder::Rom { region } => BarKind::Memory { region: region.clone(), read_only: true },
+        let (kind, backed_bytes) = match &self.decoder {
+            Decoder::Io => (BarKind::Io, u64::MAX),
+            Decoder::Mmio => (BarKind::Mmio, u64::MAX),
+            Decoder::Memory { region, .. } => {
+                (BarKind::Memory { region: region.clone(), read_only: false }, region.len() as u64)
+            }
+            Decoder::Rom { region } => {
+                (BarKind::Memory { region: region.clone(), read_only: true }, region.len() as u64)
+            }
         };
-        Some(BarMapping { index, kind, base: u64::from(base), len_bytes: u64::from(self.len_bytes) })
+        // A BAR's length is a power of two; a mapping must not reach past the memory behind it.
+        let len_bytes = u64::from(self.len_bytes).min(backed_bytes);
+        Some(BarMapping { index, kind, base: u64::from(base), len_bytes })
     }
 }
 
@@ -235,8 +241,8 @@ impl ConfigSpace {
         self.add_bar(index, Bar { decoder: Decoder::Mmio, len_bytes: memory_bar_len(u64::from(len_bytes)) });
     }
 
-    /// BAR `index` (0 to 5) is plain memory: 32-bit. The region's length should be a power of two; a longer BAR than
-    /// region would be rounded up, and the rest not be there.
+    /// BAR `index` (0 to 5) is plain memory: 32-bit. Its length is the region's, rounded up to a power of two; nothing
+    /// is mapped past the end of the region.
     pub fn add_memory_bar(&mut self, index: u8, region: SharedRegion, prefetch: bool) {
         let len_bytes = memory_bar_len(region.len() as u64);
         self.add_bar(index, Bar { decoder: Decoder::Memory { region, prefetch }, len_bytes });
@@ -468,7 +474,8 @@ mod tests {
         space.write(0x30, 0xfea0_0000, ALL);
         assert!(space.bar(6).is_none());
         space.write(0x30, 0xfea0_0001, ALL);
-        assert_eq!(space.bar(6).unwrap().base, 0xfea0_0000);
+        let rom = space.bar(6).unwrap();
+        assert_eq!((rom.base, rom.len_bytes), (0xfea0_0000, 0x9000), "no further than there is memory");
         assert!(matches!(space.bar(6).unwrap().kind, BarKind::Memory { read_only: true, .. }));
     }
 

@@ -8,15 +8,15 @@ use crate::conformance::device_round_trip;
 
 #[derive(Default)]
 struct Output {
-    sent: Mutex<Vec<(u64, u32)>>,
-    mirrors: Mutex<Vec<Vec<Option<(u64, u32)>>>>,
+    sent: Mutex<Vec<Message>>,
+    mirrors: Mutex<Vec<Vec<Option<Message>>>>,
 }
 
 impl IoApicOutput for Output {
     fn send_msi(&self, address: u64, data: u32) {
         self.sent.lock().push((address, data));
     }
-    fn mirror(&self, entries: &[Option<(u64, u32)>]) {
+    fn mirror(&self, entries: &[Option<Message>]) {
         self.mirrors.lock().push(entries.to_vec());
     }
 }

@@ -355,7 +355,7 @@ impl Counter {
 
     fn raw_of(&self, value: u64) -> u16 {
         let raw = if self.bcd {
-            (value / 1000 % 10) << 12 | (value / 100 % 10) << 8 | (value / 10 % 10) << 4 | value % 10
+            ((value / 1000 % 10) << 12) | ((value / 100 % 10) << 8) | ((value / 10 % 10) << 4) | (value % 10)
         } else {
             value & 0xffff
         };

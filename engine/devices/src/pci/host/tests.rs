@@ -268,7 +268,7 @@ proptest! {
             if aim {
                 let offset = [0x04, 0x10, 0x14][value as usize % 3];
                 select(&mut host, 3, value & 2, offset);
-                let value = if value & 0x80 == 0 { value & 0xf0ff_ffff | 3 } else { value % 16 << 28 };
+                let value = if value & 0x80 == 0 { (value & 0xf0ff_ffff) | 3 } else { (value % 16) << 28 };
                 host.port_write(0xcfc, &value.to_le_bytes());
             } else {
                 host.port_write(port, &value.to_le_bytes()[..1 << width]);
