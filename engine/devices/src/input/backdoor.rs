@@ -98,7 +98,8 @@ const KIND: &str = "backdoor";
 const STATE_VERSION: u32 = 1;
 
 impl Backdoor {
-    /// A backdoor that tells of so much RAM, a TSC of `tsc_hz` and local APIC timers clocked at `bus_hz`, if known.
+    /// A backdoor that tells of so much RAM, a TSC of `tsc_hz` (0 where unknown) and local APIC timers clocked at
+    /// `bus_hz`, if known.
     pub fn new(memory_mib: u32, tsc_hz: u64, bus_hz: Option<u32>) -> Self {
         Self { memory_mib, tsc_hz, bus_hz, enabled: false, absolute: false, words: Queue::default(), last_sample: None }
     }
@@ -152,7 +153,7 @@ impl Backdoor {
             GET_HZ => {
                 let [a, b, c, d, e, f, g, h] = self.tsc_hz.to_le_bytes();
                 registers.eax = u32::from_le_bytes([a, b, c, d]);
-                registers.ebx = u32::from_le_bytes([e, f, g, h]);
+                registers.ebx = if self.tsc_hz == 0 { UNKNOWN } else { u32::from_le_bytes([e, f, g, h]) };
                 registers.ecx = self.bus_hz.unwrap_or(0);
             }
             // Neither the legacy x2APIC nor a TSC that can not be trusted: no bit is set.

@@ -146,8 +146,9 @@ impl I8042 {
         queued
     }
 
-    /// How many more bytes of scan codes the keyboard takes, for whoever types at it: a key needs at most 8 for its
-    /// press and its release together (Print Screen: 10, Pause: 8). Nothing is typed into a keyboard that is off.
+    /// How many more bytes of scan codes the keyboard takes, for whoever types at it; 16 when it has none. A letter with
+    /// Shift takes 6 of them, Ctrl-Alt-Del 11, Print Screen 10. 0 while the guest has the keyboard turned off, when keys
+    /// would go nowhere.
     pub fn keyboard_ready(&self) -> usize {
         if self.ctr() & CTR_KEYBOARD_OFF == 0 && self.keyboard.enabled() { self.keyboard.free() } else { 0 }
     }

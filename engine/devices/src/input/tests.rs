@@ -331,7 +331,7 @@ fn mouse_packets_are_never_split_by_overflow() {
         bench.controller.mouse_buttons(MouseButtons { left: round % 2 == 0, ..MouseButtons::default() });
     }
     let bytes = bench.aux_bytes();
-    assert!(bytes.len() <= 256 + 8 + 3 * 40 && bytes.len() % 3 == 0, "{}", bytes.len());
+    assert!(bytes.len() <= 256 + 8 + 3 * 40 && bytes.len().is_multiple_of(3), "{}", bytes.len());
     let moved: i32 = bytes.chunks(3).map(|packet| i32::from(packet[1]) - i32::from(packet[0] >> 4 & 1) * 256).sum();
     assert_eq!(moved, 1500);
     assert!(bytes.chunks(3).all(|packet| packet[0] & 8 != 0));
@@ -469,7 +469,7 @@ fn absolute_pointer_keeps_the_newest_positions() {
     let mut last = None;
     loop {
         let count = call(&mut backdoor, 40, 0).eax;
-        assert!(count <= 1024 && count % 4 == 0);
+        assert!(count <= 1024 && count.is_multiple_of(4));
         if count == 0 {
             break;
         }

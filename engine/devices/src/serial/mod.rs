@@ -5,3 +5,6 @@ mod uart;
 
 pub use port::{COM1_BASE, COM2_BASE, SerialPort};
 pub use uart::{SerialSink, Uart16550};
+
+#[cfg(test)]
+mod tests;

@@ -345,7 +345,7 @@ impl Uart16550 {
         self.timeout_at_ns = waits.then(|| now_ns.saturating_add(self.character_ns().saturating_mul(4)));
     }
 
-    /// Time of one character of ten bits, from a tenth of a millisecond's share up: a divisor of 0 counts as 1.
+    /// Time of one character of ten bits. A divisor of 0 counts as 1, so that there always is one.
     fn character_ns(&self) -> u64 {
         10 * 1_000_000_000 * u64::from(self.divisor.max(1)) / BASE_RATE
     }

@@ -72,8 +72,12 @@ impl ScreenState {
             cursor_phase: phase.is_multiple_of(2),
             blink_phase: (phase / 2).is_multiple_of(2),
         };
-        if state.text_layout().is_none() {
+        // What does not blink has no phases, so that a still picture has one state.
+        let is_text = state.text_layout().is_some();
+        if !is_text || registers.crtc[0x0a] & 0x20 != 0 {
             state.cursor_phase = true;
+        }
+        if !is_text || registers.attribute[0x10] & 0x08 == 0 {
             state.blink_phase = true;
         }
         state
