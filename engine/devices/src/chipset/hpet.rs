@@ -126,11 +126,6 @@ impl Hpet {
         if self.running() { self.counter_base.wrapping_add(now_ns / NS_PER_TICK) } else { self.counter_base }
     }
 
-    /// When the running counter will be `ticks` further on than at `now_ns`.
-    fn after_ticks(now_ns: u64, ticks: u64) -> u64 {
-        (now_ns / NS_PER_TICK).saturating_add(ticks).saturating_mul(NS_PER_TICK)
-    }
-
     /// Fires what is due.
     fn run(&mut self, now_ns: u64) {
         if !self.running() {
@@ -307,7 +302,7 @@ impl Poll for Hpet {
             let at = timer.due(self.status & 1 << index != 0)?;
             Some(at.wrapping_sub(self.counter_base))
         });
-        due.map(|ticks| Self::after_ticks(0, ticks)).min()
+        due.map(|ticks| ticks.saturating_mul(NS_PER_TICK)).min()
     }
 
     fn poll(&mut self, now_ns: u64) {

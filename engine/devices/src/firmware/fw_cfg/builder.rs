@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use benchtop_memory::GuestMemory;
 
 use super::FwCfg;
+use crate::firmware::{AcpiTables, BootDevice, SmbiosTables, acpi, boot_order, e820, smbios};
 
 const KEY_SIGNATURE: u16 = 0x00;
 const KEY_FEATURES: u16 = 0x01;
@@ -95,6 +96,32 @@ impl FwCfgBuilder {
     pub fn file(mut self, name: &str, bytes: Vec<u8>) -> Self {
         self.files.insert(name.to_owned(), bytes);
         self
+    }
+
+    /// Adds the memory map: `ram` and `reserved` as (base, length in bytes), as [`e820::table`] takes them.
+    #[must_use]
+    pub fn memory_map(self, ram: &[(u64, u64)], reserved: &[(u64, u64)]) -> Self {
+        self.file(e820::FILE, e820::table(ram, reserved))
+    }
+
+    /// Adds the ACPI tables and the script that places them.
+    #[must_use]
+    pub fn acpi(self, tables: AcpiTables) -> Self {
+        let AcpiTables { rsdp, tables, loader } = tables;
+        self.file(acpi::RSDP_FILE, rsdp).file(acpi::TABLES_FILE, tables).file(acpi::LOADER_FILE, loader)
+    }
+
+    /// Adds the SMBIOS tables.
+    #[must_use]
+    pub fn smbios(self, tables: SmbiosTables) -> Self {
+        let SmbiosTables { anchor, tables } = tables;
+        self.file(smbios::ANCHOR_FILE, anchor).file(smbios::TABLES_FILE, tables)
+    }
+
+    /// Adds what to boot from, the first to try first.
+    #[must_use]
+    pub fn boot_order(self, order: &[BootDevice]) -> Self {
+        self.file(boot_order::FILE, boot_order::file(order))
     }
 
     /// The device, with the files numbered in the order of their names.

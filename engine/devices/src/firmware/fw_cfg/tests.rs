@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::firmware::{AcpiTables, BootDevice, SmbiosTables};
 
 fn memory() -> GuestMemory {
     GuestMemory::new(&[(0, 0x20_0000), (0x1_0000_0000, 0x10_0000)]).unwrap()
@@ -135,6 +136,36 @@ fn dma_that_is_refused_says_so_and_writes_nothing() {
 }
 
 #[test]
+fn the_boards_files_have_the_names_firmware_looks_for() {
+    let acpi = AcpiTables { rsdp: vec![1], tables: vec![2], loader: vec![3] };
+    let smbios = SmbiosTables { anchor: vec![4], tables: vec![5] };
+    let mut fw_cfg = FwCfgBuilder::new()
+        .acpi(acpi)
+        .smbios(smbios)
+        .memory_map(&[(0, 0x20_0000)], &[])
+        .boot_order(&[BootDevice::Halt])
+        .build(memory())
+        .unwrap();
+    let directory = fw_cfg.item(0x19).unwrap().to_vec();
+    let names: Vec<_> = directory[4..]
+        .chunks_exact(64)
+        .map(|entry| String::from_utf8(entry[8..].to_vec()).unwrap().trim_end_matches('\0').to_owned())
+        .collect();
+    let expected = [
+        "bootorder",
+        "etc/acpi/rsdp",
+        "etc/acpi/tables",
+        "etc/e820",
+        "etc/smbios/smbios-anchor",
+        "etc/smbios/smbios-tables",
+        "etc/table-loader",
+    ];
+    assert_eq!(names, expected);
+    select(&mut fw_cfg, 0x22);
+    assert_eq!(bytes(&mut fw_cfg, 2), [2, 0]);
+}
+
+#[test]
 fn names_that_do_not_fit_are_refused() {
     let long = "x".repeat(56);
     let refused = FwCfgBuilder::new().file(&long, Vec::new()).build(memory());
@@ -158,7 +189,12 @@ fn round_trip() {
 
 proptest! {
     #[test]
-    fn garbage_is_survived(accesses in prop::collection::vec((0x50eu16..0x520, prop::collection::vec(any::<u8>(), 1..=4), any::<bool>()), 0..64)) {
+    fn garbage_is_survived(
+        accesses in prop::collection::vec(
+            (0x50eu16..0x520, prop::collection::vec(any::<u8>(), 1..=4), any::<bool>()),
+            0..64,
+        ),
+    ) {
         let mut fw_cfg = device(&memory());
         for (port, mut data, write) in accesses {
             if write {
