@@ -199,3 +199,93 @@ fn concurrent(disk: &dyn DiskBackend) {
         assert_eq!(bytes, [(index % THREADS) as u8 + 1; 512], "sector {index}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DiskInfo, MemoryDisk, pieces};
+
+    /// What a backend may get wrong.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Mistake {
+        None,
+        LosesTheLastSlice,
+        WritesNextDoor,
+        GrowsAtTheEnd,
+        PanicsOnOverflow,
+        InlineReadIsStale,
+        DiscardDoesNothing,
+        DiscardTakesMore,
+        ForcedWriteIsLost,
+    }
+
+    /// The negative control of the suite: a disk with one mistake.
+    struct Wrong(MemoryDisk, Mistake);
+
+    impl DiskBackend for Wrong {
+        fn info(&self) -> DiskInfo {
+            self.0.info()
+        }
+
+        fn read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
+            let len = pieces::len_bytes(into);
+            match self.1 {
+                Mistake::GrowsAtTheEnd if offset_bytes == self.info().size_bytes => Ok(()),
+                Mistake::PanicsOnOverflow => self.0.read_at(offset_bytes + len - len, into),
+                _ => self.0.read_at(offset_bytes, into),
+            }
+        }
+
+        fn try_read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<bool, BlockError> {
+            if self.1 == Mistake::InlineReadIsStale {
+                return Ok(true);
+            }
+            self.0.try_read_at(offset_bytes, into)
+        }
+
+        fn write_at(&self, offset_bytes: u64, from: &[VolatileSlice<'_>], fua: bool) -> Result<(), BlockError> {
+            let len = pieces::len_bytes(from);
+            match self.1 {
+                Mistake::ForcedWriteIsLost if fua => self.info().check_write(offset_bytes, len),
+                Mistake::LosesTheLastSlice if from.len() > 1 => {
+                    self.info().check_write(offset_bytes, len)?;
+                    let kept = &from[..1];
+                    let rest = pieces::len_bytes(kept) % 512;
+                    if rest == 0 { self.0.write_at(offset_bytes, kept, fua) } else { Ok(()) }
+                }
+                Mistake::WritesNextDoor if offset_bytes == 1024 => self.0.write_at(offset_bytes + 512, from, fua),
+                _ => self.0.write_at(offset_bytes, from, fua),
+            }
+        }
+
+        fn flush(&self) -> Result<(), BlockError> {
+            self.0.flush()
+        }
+
+        fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BlockError> {
+            match self.1 {
+                Mistake::DiscardDoesNothing => self.info().check_write(offset_bytes, len_bytes),
+                Mistake::DiscardTakesMore if len_bytes > 0 => self.0.discard(offset_bytes & !4095, len_bytes),
+                _ => self.0.discard(offset_bytes, len_bytes),
+            }
+        }
+    }
+
+    #[test]
+    fn the_suite_finds_each_mistake() {
+        for mistake in [
+            Mistake::None,
+            Mistake::LosesTheLastSlice,
+            Mistake::WritesNextDoor,
+            Mistake::GrowsAtTheEnd,
+            Mistake::PanicsOnOverflow,
+            Mistake::InlineReadIsStale,
+            Mistake::DiscardDoesNothing,
+            Mistake::DiscardTakesMore,
+            Mistake::ForcedWriteIsLost,
+        ] {
+            let passed = std::panic::catch_unwind(|| run(|| Wrong(MemoryDisk::new(64 << 10), mistake))).is_ok();
+            assert_eq!(passed, mistake == Mistake::None, "{mistake:?}");
+        }
+    }
+}

@@ -519,7 +519,7 @@ impl State {
     }
 
     /// A change reached the host: it is handed back if it is complete, else it waits for a sync.
-    fn changed(&mut self, job: Job, was_fua: bool) -> Option<Job> {
+    pub fn changed(&mut self, job: Job, was_fua: bool) -> Option<Job> {
         let Request { operation, len_bytes, .. } = job.request;
         let wants_fua = matches!(operation, Operation::Write { fua: true });
         let wait = match self.policy.effective() {
@@ -560,6 +560,11 @@ impl State {
 
     fn wants_final_sync(&self) -> bool {
         !self.poisoned && self.policy.user != CacheMode::Unsafe && self.risk.bytes() > 0
+    }
+
+    #[cfg(test)]
+    pub fn waiting_for_sync(&self) -> usize {
+        self.unsynced.len()
     }
 
     pub fn in_flight(&self) -> usize {
