@@ -74,7 +74,7 @@ pub trait DiskBackend: Send + Sync {
     /// Fills `into` from `offset_bytes` on.
     ///
     /// # Errors
-    /// [`BlockErrorKind::OutOfRange`](crate::BlockErrorKind::OutOfRange) past the end, else the host's. What `into`
+    /// [`BlockErrorKind::OutOfRange`] past the end, else the host's. What `into`
     /// holds is then unspecified but never memory of this process.
     fn read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError>;
 

@@ -9,7 +9,7 @@
 //! command line's process.
 //!
 //! Trust: the content of an image is the guest's and therefore hostile. A raw image is never guessed from its content
-//! on behalf of a running VM, for the guest writes that content: [`probe`] serves to *refuse* a file that is plainly
+//! on behalf of a running VM, for the guest writes that content: [`probe()`] serves to *refuse* a file that is plainly
 //! of another format when a user names it, and the format is then kept in the VM's configuration.
 #![forbid(unsafe_code)]
 
