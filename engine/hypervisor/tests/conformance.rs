@@ -52,6 +52,7 @@ on_kvm! {
     pic_wakes_a_halted_vcpu
     msi
     ioapic_eoi
+    an_owed_eoi_is_in_the_state
     sipi_starts_a_vcpu
     kick_before_run
     kick_while_spinning

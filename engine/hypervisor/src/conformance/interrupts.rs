@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::rig::{Event, RESULT, Rig, STOP, code, run_to_stop};
+use super::rig::{Event, RESULT, Rig, STOP, code, run_to_kick, run_to_stop};
+use crate::state::LocalApicV1;
 use crate::{Hypervisor, Msi};
 
 /// Switches the local APIC to x2APIC mode and enables it; real mode can reach it no other way.
@@ -156,6 +157,42 @@ pub fn ioapic_eoi(hypervisor: &dyn Hypervisor) {
     run_to_stop(&mut *vcpu, &board);
     assert_eq!(board.events(), [Event::PortWrite(0x80, 1, vec![0xff]), Event::Eoi(0x41)]);
     assert_eq!(rig.handles[0].exits().ioapic_eoi, 1);
+}
+
+/// As long as an interrupt was accepted and not ended, the saved local APIC says that its EOI is owed.
+pub fn an_owed_eoi_is_in_the_state(hypervisor: &dyn Hypervisor) {
+    let guest = code(&[
+        &[0xfa, 0xbc, 0x00, 0x80], // cli; mov sp, 8000h
+        X2APIC_ON,
+        &[0xe6, 0x80],                   // out 80h, al: the board sends both; saved here
+        &[0xfb],                         // sti
+        &[0x80, 0x3e, 0x00, 0x20, 0x02], // again: cmp byte [2000h], 2
+        &[0x72, 0xf9],                   // jb again
+        STOP,
+    ]);
+    let mut rig = Rig::new(hypervisor, 1, &guest);
+    for vector in [0x44, 0x9b] {
+        rig.vector(vector, 0x1100);
+    }
+    rig.poke(0x1100, HANDLER);
+    let (vm, handle) = (rig.vm.clone(), rig.handles[0].clone());
+    let board = rig.board_with(move |_| {
+        for data in [0x9b, 0x44] {
+            vm.signal_msi(Msi { address: 0xfee0_0000, data }).expect("a message can be sent");
+        }
+        handle.kick();
+    });
+    let mut vcpu = rig.bind();
+    run_to_kick(&mut *vcpu, &board);
+    let owed = |apic: &LocalApicV1| (0..=255).filter(|vector| apic.owes_eoi(*vector)).collect::<Vec<u8>>();
+    let saved = vcpu.save().expect("a vCPU can be saved");
+    assert_eq!(owed(&saved.local_apic), [0x44, 0x9b]);
+    // They come with the state.
+    vcpu.reset().expect("a vCPU can be reset");
+    assert_eq!(owed(&vcpu.save().expect("a vCPU can be saved").local_apic), []);
+    vcpu.restore(&saved).expect("what was saved can be restored");
+    run_to_stop(&mut *vcpu, &board);
+    assert_eq!(owed(&vcpu.save().expect("a vCPU can be saved").local_apic), []);
 }
 
 /// The other vCPUs wait until they are sent INIT and SIPI.

@@ -29,6 +29,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("pic_wakes_a_halted_vcpu", interrupts::pic_wakes_a_halted_vcpu),
     ("msi", interrupts::msi),
     ("ioapic_eoi", interrupts::ioapic_eoi),
+    ("an_owed_eoi_is_in_the_state", interrupts::an_owed_eoi_is_in_the_state),
     ("sipi_starts_a_vcpu", interrupts::sipi_starts_a_vcpu),
     ("kick_before_run", running::kick_before_run),
     ("kick_while_spinning", running::kick_while_spinning),

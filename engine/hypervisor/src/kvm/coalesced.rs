@@ -118,3 +118,115 @@ impl Drop for CoalescedRing {
         unsafe { libc::munmap(self.page.as_ptr().cast(), PAGE_BYTES) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom, Write};
+    use std::os::unix::fs::FileExt;
+
+    use benchtop_memory::SharedRegion;
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::BackdoorRegisters;
+
+    const RING_AT: u64 = KVM_COALESCED_MMIO_PAGE_OFFSET as u64 * PAGE_BYTES as u64;
+
+    type During<'a> = Box<dyn Fn() + Sync + 'a>;
+
+    struct Board<'a> {
+        got: Mutex<Vec<u64>>,
+        during: During<'a>,
+    }
+
+    impl CpuIo for Board<'_> {
+        fn port_read(&self, _: u16, _: usize, _: &mut [u8]) {}
+        fn port_write(&self, _: u16, _: usize, _: &[u8]) {}
+        fn mmio_read(&self, _: u64, _: &mut [u8]) {}
+        fn mmio_write(&self, _: u64, _: &[u8]) {}
+        fn coalesced_port_write(&self, port: u16, data: &[u8]) {
+            assert_eq!(data.len(), 8);
+            self.coalesced_mmio_write(port.into(), data);
+        }
+        fn coalesced_mmio_write(&self, gpa: u64, _: &[u8]) {
+            (self.during)();
+            self.got.lock().push(gpa);
+        }
+        fn backdoor_port(&self) -> Option<u16> {
+            None
+        }
+        fn backdoor(&self, _: &mut BackdoorRegisters) {}
+        fn pic_pending(&self) -> bool {
+            false
+        }
+        fn pic_acknowledge(&self) -> Option<u8> {
+            None
+        }
+        fn ioapic_eoi(&self, _: u8) {}
+    }
+
+    /// A vCPU's file as far as the ring is concerned.
+    fn fake_vcpu() -> SharedRegion {
+        SharedRegion::new("ring", RING_AT + PAGE_BYTES as u64).unwrap()
+    }
+
+    /// What the kernel does: puts entries at `last`.
+    fn fill(vcpu: &SharedRegion, first: u32, addresses: std::ops::Range<u64>) {
+        let mut file = vcpu.file().unwrap();
+        let mut last = first;
+        for address in addresses {
+            file.seek(SeekFrom::Start(RING_AT + 8 + 24 * u64::from(last))).unwrap();
+            // Length 9 is more than an entry holds: never read past it.
+            let parts: [&[u8]; 4] =
+                [&address.to_le_bytes(), &9u32.to_le_bytes(), &((address & 1) as u32).to_le_bytes(), &[0; 8]];
+            file.write_all(&parts.concat()).unwrap();
+            last = (last + 1) % CAPACITY;
+        }
+        file.write_at(&first.to_le_bytes(), RING_AT).unwrap();
+        file.write_at(&last.to_le_bytes(), RING_AT + 4).unwrap();
+    }
+
+    #[test]
+    fn entries_arrive_once_and_in_order_whoever_drains() {
+        let vcpu = fake_vcpu();
+        let ring = CoalescedRing::new(vcpu.file().unwrap()).unwrap();
+        // From near the end, so that the ring wraps.
+        fill(&vcpu, CAPACITY - 5, 0..u64::from(CAPACITY) - 1);
+        let board = Board { got: Mutex::default(), during: Box::new(std::thread::yield_now) };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    ring.drain(&board);
+                    // Whoever comes back finds all delivered.
+                    assert_eq!(board.got.lock().len() as u32, CAPACITY - 1);
+                });
+            }
+        });
+        assert_eq!(*board.got.lock(), (0..u64::from(CAPACITY) - 1).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_drain_within_a_delivery_leaves_the_rest_to_the_outer_one() {
+        let vcpu = fake_vcpu();
+        let ring = CoalescedRing::new(vcpu.file().unwrap()).unwrap();
+        fill(&vcpu, 0, 10..20);
+        let inner = Board { got: Mutex::default(), during: Box::new(|| ()) };
+        let board = Board { got: Mutex::default(), during: Box::new(|| ring.drain(&inner)) };
+        ring.drain(&board);
+        assert_eq!(*board.got.lock(), (10..20).collect::<Vec<_>>());
+        assert!(inner.got.lock().is_empty());
+    }
+
+    #[test]
+    fn a_panicking_device_does_not_stop_the_ring() {
+        let vcpu = fake_vcpu();
+        let ring = CoalescedRing::new(vcpu.file().unwrap()).unwrap();
+        fill(&vcpu, 0, 10..12);
+        let broken = Board { got: Mutex::default(), during: Box::new(|| panic!("a device panics")) };
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ring.drain(&broken)));
+        assert!(caught.is_err());
+        let board = Board { got: Mutex::default(), during: Box::new(|| ()) };
+        ring.drain(&board);
+        assert_eq!(*board.got.lock(), [10, 11]);
+    }
+}

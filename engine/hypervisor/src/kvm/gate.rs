@@ -62,3 +62,46 @@ impl Gate {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_inside_while_it_is_closed() {
+        let (gate, inside, leave, done) =
+            (Gate::default(), AtomicUsize::new(0), AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while done.load(Ordering::SeqCst) < 2 {
+                        gate.enter();
+                        inside.fetch_add(1, Ordering::SeqCst);
+                        // Inside until somebody asks, as a vCPU is.
+                        while !leave.load(Ordering::SeqCst) && done.load(Ordering::SeqCst) < 2 {
+                            std::thread::yield_now();
+                        }
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        gate.leave();
+                    }
+                });
+            }
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let interrupt = || leave.store(true, Ordering::SeqCst);
+                        gate.closed(interrupt, || {
+                            assert_eq!(inside.load(Ordering::SeqCst), 0);
+                            std::thread::yield_now();
+                            assert_eq!(inside.load(Ordering::SeqCst), 0);
+                            leave.store(false, Ordering::SeqCst);
+                        });
+                    }
+                    done.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+        });
+    }
+}

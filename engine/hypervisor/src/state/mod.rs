@@ -137,6 +137,26 @@ pub struct LocalApicV1 {
     pub registers: Vec<u8>,
 }
 
+impl LocalApicV1 {
+    /// Whether an interrupt of this vector was accepted and its EOI is yet to come (IRR and ISR).
+    ///
+    /// An EOI that an accelerator had not reported when the state was saved is not in the state. After restoring, a
+    /// level-triggered IOAPIC entry that waits for an EOI (remote IRR) is to be treated as if it had come unless some
+    /// vCPU's local APIC says true here.
+    pub fn owes_eoi(&self, vector: u8) -> bool {
+        let vector = usize::from(vector);
+        [IN_SERVICE, REQUESTED].into_iter().any(|base| {
+            let byte = base + vector / 32 * 16 + vector % 32 / 8;
+            self.registers.get(byte).is_some_and(|bits| bits & (1 << (vector % 8)) != 0)
+        })
+    }
+}
+
+/// Offset of the in-service register (Intel SDM volume 3, table 11-1): 256 bits, 32 in each 16 bytes.
+const IN_SERVICE: usize = 0x100;
+/// Offset of the interrupt request register.
+const REQUESTED: usize = 0x200;
+
 /// Exceptions and interrupts on their way into the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventsV1 {
@@ -187,4 +207,21 @@ pub enum RunStateV1 {
 pub struct TscV1 {
     /// Its value: at the pause if the VM is paused, else when it was saved.
     pub ticks: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requested_and_in_service_interrupts_owe_an_eoi() {
+        let mut apic = LocalApicV1 { registers: vec![0; 1024] };
+        // Bits of vector 9bh: word 4, bit 27.
+        for base in [IN_SERVICE, REQUESTED] {
+            apic.registers[base + 0x43] = 1 << 3;
+            assert_eq!((0..=255).filter(|vector| apic.owes_eoi(*vector)).collect::<Vec<u8>>(), [0x9b]);
+            apic.registers.fill(0);
+        }
+        assert!(!LocalApicV1 { registers: Vec::new() }.owes_eoi(255));
+    }
 }
