@@ -1,1 +1,12 @@
 //! Whole-VM tests: what they share.
+//!
+//! ```text
+//!   tests/*.rs ─▶ vm (runs the `benchtop` binary) ─▶ guests (bare-metal guest, sample guests) ─▶ iso
+//!   fuzz/*     ─▶ fuzz (what the fuzz targets and their smoke tests run)
+//! ```
+//!
+//! A test that needs something this host lacks (/dev/kvm, a compiler for the guest, the sample guests) says so by name
+//! and passes: [`vm::skip`] prints the line that `cargo xtask test` collects.
+
+pub mod guests;
+pub mod iso;
