@@ -1,3 +1,74 @@
-//! The `benchtop` command.
+//! The `benchtop` command: one verb a file under `verbs/`.
+//!
+//! Results go to standard output, progress, warnings and errors to standard error; with `--json` the result or the
+//! error is one JSON document on standard output. The exit code is that of the failure's kind.
 
-fn main() {}
+mod cli;
+mod drives;
+mod output;
+mod progress;
+mod target;
+mod verbs;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use benchtop_control::{Failure, FailureKind};
+use clap::Parser;
+
+use crate::cli::Cli;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let started_at = Instant::now();
+    if let Some(code) = verbs::monitor::run_if_asked(started_at) {
+        return code;
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let output = Output::new(&cli.globals);
+    log_to_stderr();
+    match verbs::run(cli, &output) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+/// A command line that was not understood, or `--help` and `--version`.
+fn usage(error: &clap::Error) -> ExitCode {
+    // What can not be printed can not be reported either; the exit code still says it.
+    if !error.use_stderr() {
+        let _printed = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let why = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        Output::json().failure(&Failure::new(
+            FailureKind::Usage,
+            "did not understand the command",
+            why,
+            "`benchtop help` lists the verbs, `benchtop VERB --help` what one takes.",
+        ));
+    } else {
+        let _printed = error.print();
+    }
+    ExitCode::from(FailureKind::Usage.exit_code())
+}
+
+/// Warnings of the engine, on standard error; `BENCHTOP_LOG` says more or less.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BENCHTOP_LOG")
+        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("warn"));
+    let _first = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .try_init();
+}

@@ -1,0 +1,164 @@
+//! `start`: start a VM's monitor.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command as Process, Stdio};
+
+use benchtop_control::command::VmInfo;
+use benchtop_control::wire::WireError;
+use benchtop_control::{Bundle, Command, Event, Failure, FailureKind, Library, VmState};
+use benchtop_machine::monitor::process::{StartRequest, receive_answer, send_request};
+use clap::Args;
+
+use crate::cli::{AccelChoice, not_built};
+use crate::output::Output;
+use crate::target::{Target, part_copies};
+use crate::verbs::monitor::VERB;
+
+/// The monitor's log starts anew above this size.
+const LOG_BYTES_MAX: u64 = 1 << 20;
+
+/// `start`.
+#[derive(Debug, Args)]
+pub struct Start {
+    /// VM
+    pub vm: String,
+    /// What runs the guest's instructions
+    #[arg(long, value_enum, default_value_t)]
+    pub accel: AccelChoice,
+    /// Wait until it is off
+    #[arg(long)]
+    pub wait: bool,
+    /// Where the serial port's output goes: a file, or - for standard output (implies --wait)
+    #[arg(long, value_name = "-|FILE")]
+    pub serial: Option<String>,
+    /// Open its window (not built yet)
+    #[arg(long)]
+    pub gui: bool,
+}
+
+impl Start {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// What failed.
+    pub fn run(&self, output: &Output) -> Result<u8, Failure> {
+        if self.gui {
+            return Err(not_built("the window"));
+        }
+        part_copies(output)?;
+        // Only the bundle: what is wrong with its configuration is the monitor's to find, under the lock.
+        let bundle = Library::of_user()?.find(&self.vm)?;
+        let (serial, follow) = match self.serial.as_deref() {
+            None => (None, None),
+            Some("-") => {
+                let (ours, theirs) =
+                    UnixStream::pair().map_err(|error| Failure::from_io("can not connect the serial port", &error))?;
+                (Some(OwnedFd::from(theirs)), Some(ours))
+            }
+            Some(path) => (Some(create(Path::new(path))?.into()), None),
+        };
+        let info = start(output, &bundle, self.accel, serial)?;
+        let target = Target { config: bundle.config()?, bundle };
+        let client = if self.wait || follow.is_some() { target.client()? } else { None };
+        if let Some(mut serial) = follow {
+            // Ends when the monitor does.
+            let copied = std::io::copy(&mut serial, &mut std::io::stdout().lock());
+            copied.map_err(|error| Failure::from_io("can not follow the serial port", &error))?;
+            std::io::stdout().flush().map_err(|error| Failure::from_io("can not print", &error))?;
+        }
+        let mut reason = None;
+        if let Some(mut client) = client {
+            // The VM may have gone off before: then there is nothing to wait for.
+            if client.command(Command::Subscribe).is_ok() {
+                reason = wait_until_off(&mut client)?;
+            }
+        }
+        if let Some(why) = reason {
+            return Err(Failure::new(
+                FailureKind::Failed,
+                format!("the VM `{}` went off by itself", target.name()),
+                why,
+                "logs/monitor.log in its bundle says more.",
+            ));
+        }
+        let fields = serde_json::json!({ "vm": info, "path": target.bundle.path() });
+        if self.serial.as_deref() == Some("-") && !output.is_json() {
+            return Ok(0);
+        }
+        output.done("start", &fields, || format!("{} runs on {}", info.name, info.accel.as_deref().unwrap_or("?")))?;
+        Ok(0)
+    }
+}
+
+/// Follows events until the VM is off; the reason is one of a failure.
+fn wait_until_off(client: &mut benchtop_control::Client) -> Result<Option<String>, Failure> {
+    loop {
+        match client.next_event(None) {
+            Ok(Some(Event::State { state: VmState::Off, reason })) => return Ok(reason),
+            Ok(_) => {}
+            Err(WireError::Closed) => return Ok(None),
+            Err(WireError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => {
+                return Err(Failure::new(
+                    FailureKind::Failed,
+                    "lost touch with the VM",
+                    benchtop_control::failure::chain(&error),
+                    "See whether it still runs with `benchtop list`.",
+                ));
+            }
+        }
+    }
+}
+
+/// Starts the monitor of `bundle` and waits until its guest runs. `serial` is where COM1's output goes.
+///
+/// # Errors
+/// What failed, here or in the monitor.
+pub fn start(
+    _output: &Output,
+    bundle: &Bundle,
+    accel: AccelChoice,
+    serial: Option<OwnedFd>,
+) -> Result<VmInfo, Failure> {
+    accel.check()?;
+    let what = || format!("can not start the VM `{}`", bundle.folder_name());
+    let io = |error: std::io::Error| Failure::from_io(what(), &error);
+    let (ours, theirs) = UnixStream::pair().map_err(io)?;
+    let log = bundle.open_log("monitor.log", LOG_BYTES_MAX).map_err(io)?;
+    let executable = std::env::current_exe().map_err(io)?;
+    // The path is for people who look at the list of processes; the monitor takes the request's.
+    let child = Process::new(executable)
+        .arg(VERB)
+        .arg(bundle.path())
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::from(log.try_clone().map_err(io)?))
+        .stderr(Stdio::from(log))
+        .current_dir("/")
+        .spawn()
+        .map_err(io)?;
+    let request = StartRequest { bundle: bundle.path().to_path_buf() };
+    let descriptors: Vec<_> = serial.iter().map(AsFd::as_fd).collect();
+    let answer = send_request(&ours, &request, &descriptors).and_then(|()| receive_answer(&ours));
+    // Dropped without waiting: the monitor outlives this process and belongs to nobody.
+    drop(child);
+    answer.map_err(|error| {
+        Failure::new(
+            FailureKind::Failed,
+            what(),
+            format!("Its monitor ended without an answer: {error}."),
+            format!("{} says more.", bundle.path().join("logs/monitor.log").display()),
+        )
+    })?
+}
+
+/// Makes a file for output.
+///
+/// # Errors
+/// The host's.
+pub fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|error| Failure::from_io(format!("can not write {}", path.display()), &error))
+}

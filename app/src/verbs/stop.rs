@@ -1,0 +1,78 @@
+//! `stop`: the power button, or the plug.
+
+use std::time::{Duration, Instant};
+
+use benchtop_control::wire::WireError;
+use benchtop_control::{Command, Event, Failure, FailureKind, VmState};
+use clap::Args;
+
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::target::running;
+use crate::verbs::boot::parse_duration;
+
+/// `stop`.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// VM
+    pub vm: String,
+    /// Pull the plug: what the guest has not made durable is lost
+    #[arg(long)]
+    pub force: bool,
+    /// How long the guest may take
+    #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "TIME")]
+    pub timeout: Duration,
+}
+
+impl Stop {
+    /// Runs the verb. Returns when the monitor has gone.
+    ///
+    /// # Errors
+    /// The guest did not shut down in time.
+    pub fn run(&self, output: &Output) -> Result<(), Failure> {
+        let mut client = running(&self.vm)?;
+        client.command(Command::Subscribe)?;
+        let command = if self.force { Command::PowerOff } else { Command::PowerButton };
+        let was_paused = !self.force && client.show()?.state == VmState::Paused;
+        if was_paused {
+            return Err(Failure::new(
+                FailureKind::WrongState,
+                format!("can not press the power button of `{}`", self.vm),
+                "It is paused: its guest can not react.",
+                "Let it go on with `benchtop resume`, or end it with `benchtop stop --force`.",
+            ));
+        }
+        client.command(command)?;
+        let progress = Progress::begin(output, &format!("stopping {}", self.vm));
+        let deadline = Instant::now().checked_add(self.timeout);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(Failure::new(
+                    FailureKind::Timeout,
+                    format!("the VM `{}` is still running", self.vm),
+                    format!("Its guest did not shut down within {} s.", self.timeout.as_secs()),
+                    "Shut it down from inside, wait longer with --timeout, or pull the plug with --force.",
+                ));
+            }
+            let wait = left.unwrap_or(Duration::from_millis(250)).min(Duration::from_millis(250));
+            match client.next_event(Some(wait)) {
+                Ok(Some(Event::State { state: VmState::Off, .. })) => {}
+                Ok(_) => progress.update("waiting for the guest"),
+                Err(WireError::Closed) => break,
+                Err(WireError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+                Err(error) => {
+                    return Err(Failure::new(
+                        FailureKind::Failed,
+                        "lost touch with the VM",
+                        benchtop_control::failure::chain(&error),
+                        "See whether it still runs with `benchtop list`.",
+                    ));
+                }
+            }
+        }
+        progress.end();
+        let fields = serde_json::json!({ "name": self.vm, "forced": self.force });
+        output.done("stop", &fields, || format!("{} is off", self.vm))
+    }
+}

@@ -1,0 +1,321 @@
+//! Opening everything a VM needs, before the lock-down.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use benchtop_block::{BlockErrorKind, DiscardWrites, Disk, DiskBackend, DiskOptions};
+use benchtop_control::command::DeviceInfo;
+use benchtop_control::config::{BootFrom, CacheMode, DiskBus, VmConfig};
+use benchtop_control::{Bundle, Failure, FailureKind, Size};
+use benchtop_hypervisor::Hypervisor;
+use benchtop_images::{Format, IsoDisk, RawDisk, probe};
+use uuid::Uuid;
+
+use super::{firmware, host, hypervisor_failure, trouble::block_failure};
+use crate::{CdPart, DirectKernel, DiskPart, Firmware, MachineEvent, MachineParts};
+
+/// How a disk's image is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Cache mode.
+    pub cache: CacheMode,
+    /// The image stays as it is; writes live in memory.
+    pub discard_writes: bool,
+    /// The user says that it is raw, whatever it looks like.
+    pub is_raw: bool,
+}
+
+/// Everything of a VM that has to be opened.
+pub struct Opened {
+    /// What it is called.
+    pub name: String,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// RAM.
+    pub memory: Size,
+    /// vCPUs.
+    pub cpus: u32,
+    /// CPUID model.
+    pub cpu_model: String,
+    /// Boot order.
+    pub boot: BootFrom,
+    /// Firmware.
+    pub firmware: Firmware,
+    /// Kernel to start instead of booting.
+    pub direct_kernel: Option<DirectKernel>,
+    /// Disks.
+    pub disks: Vec<DiskPart>,
+    /// CD-ROM drives.
+    pub cds: Vec<CdPart>,
+    /// The same for people.
+    pub devices: Vec<DeviceInfo>,
+    /// What runs the guest's instructions.
+    pub hypervisor: Box<dyn Hypervisor>,
+    /// Power off where the guest asks for a reset.
+    pub no_reboot: bool,
+}
+
+impl Opened {
+    /// The parts of the machine, and the accelerator to make it with.
+    pub(super) fn into_parts(
+        self,
+        serial_out: Box<dyn Write + Send>,
+        on_event: Arc<dyn Fn(MachineEvent) + Send + Sync>,
+    ) -> (Box<dyn Hypervisor>, MachineParts) {
+        let parts = MachineParts {
+            uuid: self.uuid,
+            memory_bytes: self.memory.bytes(),
+            cpus: self.cpus,
+            cpu_model: self.cpu_model,
+            boot: self.boot,
+            firmware: self.firmware,
+            direct_kernel: self.direct_kernel,
+            disks: self.disks,
+            cds: self.cds,
+            serial_out: Some(serial_out),
+            no_reboot: self.no_reboot,
+            on_event,
+        };
+        (self.hypervisor, parts)
+    }
+}
+
+/// Opens what a bundle's configuration names.
+///
+/// # Errors
+/// What can not be opened; nothing was changed.
+pub fn open_bundle(bundle: &Bundle, config: &VmConfig) -> Result<Opened, Failure> {
+    host::check_memory(config.memory)?;
+    let hypervisor = open_hypervisor()?;
+    let firmware = firmware::load(config.firmware.as_deref())?;
+    let mut disks = Vec::new();
+    let mut cds = Vec::new();
+    let mut devices = Vec::new();
+    for disk in &config.disks {
+        let path = bundle.path().join(&disk.file);
+        let file = bundle.open_file(&disk.file, true).map_err(|error| cannot_open("disk", &path, &error))?;
+        // The configuration says that it is raw; its content is the guest's and is not asked.
+        let how = DiskUse { cache: disk.cache, discard_writes: false, is_raw: true };
+        let open = disk_from_file(file, &path, how)?;
+        devices.push(disk_info(&disk.name, disk.bus, &disk.file, disk.cache, &open));
+        disks.push(DiskPart { name: disk.name.clone(), bus: disk.bus, disk: open, serial: disk.serial.clone() });
+    }
+    for cd in &config.cds {
+        let medium = match &cd.iso {
+            None => None,
+            Some(path) => Some(medium_in_bundle(path)?),
+        };
+        devices.push(cd_info(&cd.name, cd.iso.as_deref(), medium.as_ref()));
+        cds.push(CdPart { name: cd.name.clone(), medium });
+    }
+    Ok(Opened {
+        name: config.name.clone(),
+        uuid: config.uuid,
+        memory: config.memory,
+        cpus: config.cpus,
+        cpu_model: config.cpu_model.clone(),
+        boot: config.boot,
+        firmware,
+        direct_kernel: None,
+        disks,
+        cds,
+        devices,
+        hypervisor,
+        no_reboot: false,
+    })
+}
+
+/// Opens the accelerator.
+///
+/// # Errors
+/// This host has none, or the user may not use it.
+pub fn open_hypervisor() -> Result<Box<dyn Hypervisor>, Failure> {
+    match benchtop_hypervisor::kvm::Kvm::open() {
+        Ok(kvm) => Ok(Box::new(kvm)),
+        Err(error) => Err(hypervisor_failure("can not use KVM", &error)),
+    }
+}
+
+/// Opens a disk image.
+///
+/// # Errors
+/// It can not be opened, is in use, or is of a format that is not built.
+pub fn open_disk(path: &Path, how: DiskUse) -> Result<Disk, Failure> {
+    let file = open_plain(path, !how.discard_writes).map_err(|error| cannot_open("disk", path, &error))?;
+    disk_from_file(file, path, how)
+}
+
+fn disk_from_file(file: File, path: &Path, how: DiskUse) -> Result<Disk, Failure> {
+    let what = format!("can not use the disk {}", path.display());
+    let found = probe::probe_file(&file).map_err(|error| block_failure(&what, &error))?;
+    if !how.is_raw && !matches!(found, Format::Raw | Format::Iso) {
+        return Err(Failure::new(
+            FailureKind::Failed,
+            what,
+            format!("It is a {found} image, and that format is not built yet."),
+            "Convert it to raw first; if it really is raw, say so with format=raw.",
+        ));
+    }
+    let raw = RawDisk::open(file, how.discard_writes).map_err(|error| match error.kind() {
+        BlockErrorKind::InUse => in_use(&what),
+        _ => block_failure(&what, &error),
+    })?;
+    let backend: Arc<dyn DiskBackend> = if how.discard_writes {
+        // Half of the host's memory at most: the guest decides how much it writes.
+        let limit = host::memory_bytes().unwrap_or(4 << 30) / 2;
+        Arc::new(DiscardWrites::new(Arc::new(raw), limit))
+    } else {
+        Arc::new(raw)
+    };
+    Ok(Disk::new(backend, DiskOptions { cache: block_cache(how.cache), inline: false }))
+}
+
+/// Opens the file of a disc.
+///
+/// # Errors
+/// It is missing, can not be read, or is no file.
+pub fn open_iso(path: &Path) -> Result<File, Failure> {
+    let what = format!("can not use the disc {}", path.display());
+    let file = open_plain(path, false).map_err(|error| cannot_open("disc", path, &error))?;
+    let metadata = file.metadata().map_err(|error| Failure::from_io(what.as_str(), &error))?;
+    if !metadata.is_file() || metadata.len() == 0 {
+        let why = if metadata.is_file() { "It is empty." } else { "It is no regular file." };
+        return Err(Failure::new(FailureKind::Failed, what, why, "Name an ISO file."));
+    }
+    Ok(file)
+}
+
+/// Makes a disc of an open file.
+///
+/// # Errors
+/// It is no file, or a VM writes it.
+pub fn medium(file: File, path: &Path) -> Result<Disk, Failure> {
+    iso(file, path).map(|iso| Disk::new(Arc::new(iso), DiskOptions::default()))
+}
+
+fn iso(file: File, path: &Path) -> Result<IsoDisk, Failure> {
+    let what = format!("can not use the disc {}", path.display());
+    IsoDisk::open(file).map_err(|error| match error.kind() {
+        BlockErrorKind::InUse => in_use(&what),
+        _ => block_failure(&what, &error),
+    })
+}
+
+/// The disc a bundle names. The bundle may come from anywhere, so what the file holds must be a disc: otherwise a
+/// bundle could show its guest any file of the user's.
+fn medium_in_bundle(path: &Path) -> Result<Disk, Failure> {
+    let disc = iso(open_iso(path)?, path)?;
+    if !disc.is_iso9660() {
+        return Err(Failure::new(
+            FailureKind::Failed,
+            format!("can not use the disc {}", path.display()),
+            "It holds no ISO 9660 or UDF volume, and a VM's configuration may only name a file that does.",
+            "Take it out with `benchtop cd eject`; `benchtop cd insert` into the running VM takes any file.",
+        ));
+    }
+    Ok(Disk::new(Arc::new(disc), DiskOptions::default()))
+}
+
+/// A disk as `show` prints it.
+pub fn disk_info(name: &str, bus: DiskBus, file: &Path, cache: CacheMode, disk: &Disk) -> DeviceInfo {
+    DeviceInfo {
+        name: name.to_owned(),
+        kind: "disk".to_owned(),
+        bus,
+        file: Some(file.to_path_buf()),
+        cache: Some(cache),
+        size_bytes: Some(disk.info().size_bytes),
+    }
+}
+
+/// A drive as `show` prints it.
+pub fn cd_info(name: &str, iso: Option<&Path>, medium: Option<&Disk>) -> DeviceInfo {
+    DeviceInfo {
+        name: name.to_owned(),
+        kind: "cd".to_owned(),
+        bus: DiskBus::Ide,
+        file: iso.map(PathBuf::from),
+        cache: None,
+        size_bytes: medium.map(|disk| disk.info().size_bytes),
+    }
+}
+
+/// Opens without waiting for the other end of a pipe.
+fn open_plain(path: &Path, writable: bool) -> std::io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).unwrap_or(0);
+    File::options().read(true).write(writable).custom_flags(flags).open(path)
+}
+
+fn cannot_open(kind: &str, path: &Path, error: &std::io::Error) -> Failure {
+    let failure = Failure::from_io(format!("can not open the {kind} {}", path.display()), error);
+    match error.kind() {
+        std::io::ErrorKind::NotFound => failure.with_fix("Check the path, or make the file first."),
+        _ => failure,
+    }
+}
+
+fn in_use(what: &str) -> Failure {
+    Failure::new(
+        FailureKind::WrongState,
+        what,
+        "Another VM or program uses it.",
+        "Stop that one first, or work on a copy.",
+    )
+}
+
+fn block_cache(mode: CacheMode) -> benchtop_block::CacheMode {
+    match mode {
+        CacheMode::Writethrough => benchtop_block::CacheMode::Writethrough,
+        CacheMode::Writeback => benchtop_block::CacheMode::Writeback,
+        CacheMode::Unsafe => benchtop_block::CacheMode::Unsafe,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_or_empty_disc_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.iso");
+        assert_eq!(open_iso(&path).unwrap_err().kind, FailureKind::NotFound);
+        std::fs::write(&path, []).unwrap();
+        assert_eq!(open_iso(&path).unwrap_err().kind, FailureKind::Failed);
+        assert!(open_iso(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_disk_has_one_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.raw");
+        File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        let first = open_disk(&path, DiskUse::default()).unwrap();
+        assert_eq!(open_disk(&path, DiskUse::default()).unwrap_err().kind, FailureKind::WrongState);
+        drop(first);
+        open_disk(&path, DiskUse::default()).unwrap();
+    }
+
+    #[test]
+    fn another_format_is_not_taken_for_raw() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.img");
+        let mut content = b"QFI\xfb".to_vec();
+        content.resize(4096, 0);
+        std::fs::write(&path, content).unwrap();
+        assert!(open_disk(&path, DiskUse::default()).unwrap_err().why.contains("qcow2"));
+        open_disk(&path, DiskUse { is_raw: true, ..DiskUse::default() }).unwrap();
+    }
+
+    #[test]
+    fn a_bundle_can_not_show_any_file_as_a_disc() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        std::fs::write(&path, "secret").unwrap();
+        assert!(medium_in_bundle(&path).is_err());
+    }
+}

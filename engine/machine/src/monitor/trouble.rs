@@ -1,0 +1,55 @@
+//! Errors of the engine as a person reads them.
+
+use benchtop_block::{BlockError, BlockErrorKind};
+use benchtop_control::failure::chain;
+use benchtop_control::{Failure, FailureKind};
+use benchtop_hypervisor::HypervisorError;
+
+use crate::MachineError;
+
+/// An accelerator that refused.
+pub fn hypervisor_failure(what: &str, error: &HypervisorError) -> Failure {
+    let (kind, fix) = match error {
+        HypervisorError::NotAvailable { .. } => (
+            FailureKind::NotCapable,
+            "Switch on virtualization in the computer's firmware and load its module (`modprobe kvm_intel` or `kvm_amd`); \
+             `benchtop doctor` checks.",
+        ),
+        HypervisorError::NoPermission { .. } => (
+            FailureKind::NotCapable,
+            "Add your user to the group that owns /dev/kvm (`sudo usermod -aG kvm $USER`) and log in again.",
+        ),
+        HypervisorError::Lacks { .. } => (FailureKind::NotCapable, "Use a newer kernel on this host."),
+        _ => (FailureKind::Failed, "Look at the reason above; the monitor's log may say more."),
+    };
+    Failure::new(kind, what, chain(error), fix)
+}
+
+/// A machine that refused.
+pub fn machine_failure(what: &str, error: &MachineError) -> Failure {
+    let (kind, fix) = match error {
+        MachineError::Hypervisor(error) => return hypervisor_failure(what, error),
+        MachineError::Host { source, .. } if source.kind() == std::io::ErrorKind::OutOfMemory => {
+            (FailureKind::NotCapable, "Close other programs, or give the VM less memory.")
+        }
+        MachineError::Host { .. } => (FailureKind::Failed, "Look at the reason above."),
+        MachineError::Config(_) => (FailureKind::Failed, "Change the VM with `benchtop set`."),
+        MachineError::NoDevice(_) => (FailureKind::NotFound, "`benchtop show` lists the devices."),
+        MachineError::TrayLocked(_) => {
+            (FailureKind::WrongState, "Eject it inside the guest, or take it out all the same with --force.")
+        }
+        MachineError::NoKey(_) => (FailureKind::Usage, "Only what a US keyboard has can be typed."),
+    };
+    Failure::new(kind, what, chain(error), fix)
+}
+
+/// A disk that refused.
+pub fn block_failure(what: &str, error: &BlockError) -> Failure {
+    let (kind, fix) = match error.kind() {
+        BlockErrorKind::NoSpace => (FailureKind::NoSpace, "Free some space on its file system."),
+        BlockErrorKind::ReadOnly => (FailureKind::NotCapable, "Make the file writable, or add --discard-writes."),
+        BlockErrorKind::Corrupt => (FailureKind::Integrity, "Restore the image from a backup."),
+        _ => (FailureKind::Failed, "Check the file and its file system."),
+    };
+    Failure::new(kind, what, chain(error), fix)
+}
