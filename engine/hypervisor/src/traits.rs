@@ -210,7 +210,8 @@ pub trait Vcpu {
     /// [`HypervisorError::Stuck`] where the guest can not go on; else what the host refused.
     fn run(&mut self, io: &dyn CpuIo) -> Result<StopReason, HypervisorError>;
 
-    /// State as at power-on: vCPU 0 at FFFFFFF0h in real mode, the others waiting for SIPI.
+    /// State as at power-on: vCPU 0 at FFFFFFF0h in real mode, the others waiting for SIPI. All vCPUs of a VM are reset
+    /// before any of them runs again, or a SIPI may be lost.
     ///
     /// # Errors
     /// What the host refused.

@@ -61,6 +61,7 @@ on_kvm! {
     triple_fault
     cpuid_names_the_hypervisor
     state_round_trip
+    a_state_moves_to_another_vm
     impossible_state_is_refused
     reset_starts_over
     an_acknowledged_interrupt_survives_saving

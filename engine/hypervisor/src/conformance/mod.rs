@@ -38,6 +38,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("triple_fault", running::triple_fault),
     ("cpuid_names_the_hypervisor", running::cpuid_names_the_hypervisor),
     ("state_round_trip", state::round_trip),
+    ("a_state_moves_to_another_vm", state::a_state_moves_to_another_vm),
     ("impossible_state_is_refused", state::impossible_state_is_refused),
     ("reset_starts_over", state::reset_starts_over),
     ("an_acknowledged_interrupt_survives_saving", state::an_acknowledged_interrupt_survives_saving),

@@ -54,6 +54,40 @@ pub fn round_trip(hypervisor: &dyn Hypervisor) {
     assert_eq!(rig.peek::<1>(RESULT + 14)[0] & 1, 1, "the carry flag");
 }
 
+/// A state goes on in another VM that has the same memory, in 64-bit mode and with the second vCPU still waiting.
+pub fn a_state_moves_to_another_vm(hypervisor: &dyn Hypervisor) {
+    let guest = code(&[
+        &[0x48, 0xbb, 0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01], // mov rbx, 123456789abcdefh
+        &[0x49, 0x89, 0xdf],                                           // mov r15, rbx
+        &[0xe6, 0x80],                                                 // out 80h, al: moved here
+        &[0x4c, 0x89, 0x3c, 0x25, 0x00, 0x20, 0x00, 0x00],             // mov [2000h], r15
+        STOP,
+    ]);
+    let mut from = Rig::new(hypervisor, 2, &guest);
+    let handle = from.handles[0].clone();
+    let board = from.board_with(move |_| handle.kick());
+    let mut vcpu = from.bind();
+    super::running::enter_long_mode(&from, &mut *vcpu);
+    run_to_kick(&mut *vcpu, &board);
+    let saved = [vcpu, from.bind()].map(|mut vcpu| vcpu.save().expect("a vCPU can be saved"));
+    assert_eq!(saved[1].run_state, RunStateV1::Uninitialized);
+
+    let mut to = Rig::new(hypervisor, 2, &[]);
+    let mut memory = vec![0; super::rig::RAM_BYTES as usize];
+    assert!(from.ram.read(0, &mut memory));
+    to.poke(0, &memory);
+    let mut vcpus = [to.bind(), to.bind()];
+    for (vcpu, state) in vcpus.iter_mut().zip(&saved) {
+        vcpu.restore(state).expect("what was saved can be restored");
+        let again = vcpu.save().expect("a vCPU can be saved");
+        assert_eq!(state.differences(&again), [], "{state:#x?}\n{again:#x?}");
+    }
+    let board = to.board();
+    run_to_stop(&mut *vcpus[0], &board);
+    assert_eq!(u64::from_le_bytes(to.peek(RESULT)), 0x0123_4567_89ab_cdef);
+    assert_eq!(from.peek(RESULT), [0u8; 8], "the VM it came from is another");
+}
+
 /// A state that can not be is refused by the name of its part, and nothing of it is used.
 pub fn impossible_state_is_refused(hypervisor: &dyn Hypervisor) {
     let mut rig = Rig::new(hypervisor, 1, STOP);

@@ -190,6 +190,8 @@ pub(super) fn xsave_from(region: &[u32]) -> Vec<u8> {
     if bytes.len() < XSAVE_BYTES {
         bytes.resize(XSAVE_BYTES, 0);
     }
+    // MXCSR_MASK says what the host's processor has, and is not restored.
+    bytes[28..32].fill(0);
     // Bytes 464 to 511 are free for software, 520 on are the rest of the header.
     bytes[464..STATE_BITS_AT].fill(0);
     let has_avx = bytes[STATE_BITS_AT] & 4 != 0;

@@ -59,6 +59,8 @@ const LOCAL_APIC_BYTES: usize = 1024;
 /// x87, SSE and AVX: what the CPUID model can show.
 const XCR0_KNOWN: u64 = 7;
 const RFLAGS_KNOWN: u64 = 0x003f_7fd7;
+/// SCE, LME, LMA, NXE, FFXSR.
+const EFER_KNOWN: u64 = 0x4d01;
 const ATTRIBUTES_KNOWN: u32 = 0x1_f0ff;
 
 impl VcpuStateV1 {
@@ -89,7 +91,7 @@ impl VcpuStateV1 {
                     .or(check(special.cr0 >> 32 == 0, "CR0"))
                     .or(check(special.cr0 & (1 << 31) == 0 || special.cr0 & 1 != 0, "CR0"))
                     .or(check(special.cr8 <= 15, "CR8"))
-                    .or(check(special.efer & !0xd01 == 0, "EFER"))
+                    .or(check(special.efer & !EFER_KNOWN == 0, "EFER"))
                     .or(check(special.apic_base & 0xff == 0, "IA32_APIC_BASE"))
             }
             Element::Debug => check(self.debug.dr6 >> 32 == 0, "DR6").or(check(self.debug.dr7 >> 32 == 0, "DR7")),
