@@ -128,6 +128,15 @@ impl Bus {
         });
     }
 
+    /// Takes every device off: the end of a machine. Devices that hold their way back to the bus are let go.
+    pub fn clear(&self) {
+        let mut maps = self.maps.write();
+        maps.ports.fill(0);
+        maps.port_targets.clear();
+        maps.mmio.clear();
+        self.attachments.write().clear();
+    }
+
     fn port_target(&self, port: u16) -> Option<Arc<Attachment>> {
         let maps = self.maps.read();
         let tag = usize::from(maps.ports[usize::from(port)]);

@@ -1,12 +1,26 @@
-//! [`Machine`]: a running PC.
+//! [`Machine`]: a running PC, and the order of its life.
+//!
+//! ```text
+//!   new ─▶ Paused ◀─ pause ─ resume ─▶ Running        reset: Running ─▶ all parked ─▶ devices, then vCPUs ─▶ Running
+//!             └────────── power_off ──────┴─▶ Off
+//! ```
+//!
+//! Parking order: vCPUs, clock, timers, disks. Nothing moves afterwards: no access, no timer, no completion. Going on
+//! is the reverse.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use benchtop_block::Disk;
 use benchtop_control::stats::VmStats;
 use benchtop_hypervisor::{Hypervisor, HypervisorError};
+use parking_lot::{Condvar, Mutex};
 
-use crate::MachineParts;
+use crate::board::Board;
+use crate::supervisor::Task;
+use crate::{MachineParts, typing};
 
 /// Why a machine could not be made or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +39,9 @@ pub enum MachineError {
     /// The configuration asks for what this machine does not have.
     #[error("{0}")]
     Config(String),
+    /// A disk can not go on.
+    #[error("{0}")]
+    Disk(String),
     /// No device of that name.
     #[error("no device `{0}`")]
     NoDevice(String),
@@ -62,11 +79,29 @@ pub struct Screen {
     pub rgba: Vec<u8>,
 }
 
+/// Where a machine is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Paused,
+    Running,
+    Off,
+}
+
+struct Inner {
+    board: Board,
+    life: Mutex<Life>,
+    changed: Condvar,
+    first_run: OnceLock<Instant>,
+    no_reboot: bool,
+    on_event: Arc<dyn Fn(MachineEvent) + Send + Sync>,
+}
+
 /// A PC, powered on or paused. Dropping it stops it at once, as pulling the plug does (but completed writes hold).
 ///
 /// Every method may be called from any thread; lifecycle calls are serialised.
 pub struct Machine {
-    _private: (),
+    inner: Arc<Inner>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Machine {
@@ -75,15 +110,37 @@ impl Machine {
     /// # Errors
     /// [`MachineError`].
     pub fn new(hypervisor: &dyn Hypervisor, parts: MachineParts) -> Result<Self, MachineError> {
-        let (_, _) = (hypervisor, parts);
-        Err(MachineError::Config("not assembled yet".to_owned()))
+        let no_reboot = parts.no_reboot;
+        let on_event = parts.on_event.clone();
+        let (board, mut threads) = Board::assemble(hypervisor, parts)?;
+        let inner = Arc::new(Inner {
+            board,
+            life: Mutex::new(Life::Paused),
+            changed: Condvar::new(),
+            first_run: OnceLock::new(),
+            no_reboot,
+            on_event,
+        });
+        let theirs = inner.clone();
+        threads.push(named("supervisor", move || supervise(&theirs))?);
+        Ok(Self { inner, threads: Mutex::new(threads) })
     }
 
-    /// Starts (or after [`pause`](Self::pause) goes on).
+    /// Starts (or after [`pause`](Self::pause) goes on), and retries what a full host disk had held up.
     ///
     /// # Errors
-    /// [`MachineError`].
+    /// [`MachineError`]; a machine that is off stays off.
     pub fn resume(&self) -> Result<(), MachineError> {
+        let mut life = self.inner.life.lock();
+        match *life {
+            Life::Off => return Err(MachineError::Config("the machine is off".into())),
+            Life::Running => return Ok(()),
+            Life::Paused => {}
+        }
+        self.inner.board.go()?;
+        *life = Life::Running;
+        self.inner.first_run.get_or_init(Instant::now);
+        self.inner.changed.notify_all();
         Ok(())
     }
 
@@ -92,36 +149,51 @@ impl Machine {
     /// # Errors
     /// [`MachineError`].
     pub fn pause(&self) -> Result<(), MachineError> {
-        Ok(())
+        self.inner.pause()
     }
 
     /// Whether it stands still.
     pub fn is_paused(&self) -> bool {
-        true
+        *self.inner.life.lock() == Life::Paused
     }
 
-    /// The reset button.
+    /// The reset button. A paused machine stays paused, at its first instruction.
     ///
     /// # Errors
     /// [`MachineError`].
     pub fn reset(&self) -> Result<(), MachineError> {
-        Ok(())
+        self.inner.reset()
     }
 
     /// The power button: the guest is asked to shut down.
-    pub fn power_button(&self) {}
+    pub fn power_button(&self) {
+        self.inner.board.power_button();
+    }
 
     /// Pulls the plug: stops everything, flushes write-back data, and returns when all threads are gone.
-    pub fn power_off(&self) {}
+    pub fn power_off(&self) {
+        self.inner.switch_off();
+        self.inner.board.supervisor().quit();
+        for thread in self.threads.lock().drain(..) {
+            // A thread that panicked is gone too; the panic was printed where it happened.
+            drop(thread.join());
+        }
+        self.inner.board.close();
+    }
+
+    /// When the first guest instruction ran.
+    pub fn first_run_at(&self) -> Option<Instant> {
+        self.inner.first_run.get().copied()
+    }
 
     /// What the screen shows now.
     pub fn screen(&self) -> Screen {
-        Screen { width: 1, height: 1, rgba: vec![0; 4] }
+        self.inner.board.screen()
     }
 
     /// The characters on the screen, a line each without trailing spaces, where it is in a text mode.
     pub fn text_screen(&self) -> Option<Vec<String>> {
-        None
+        self.inner.board.text_screen()
     }
 
     /// Types text on a US keyboard, at a pace firmware keeps up with. `\n` is Enter. Returns when it was all queued.
@@ -129,7 +201,7 @@ impl Machine {
     /// # Errors
     /// [`MachineError::NoKey`], before any key is typed.
     pub fn type_text(&self, text: &str) -> Result<(), MachineError> {
-        Err(MachineError::NoKey(text.to_owned()))
+        typing::type_text(&self.inner.board, text)
     }
 
     /// Presses a chord, such as `ctrl-alt-del` or `f12`, and lets go.
@@ -137,12 +209,13 @@ impl Machine {
     /// # Errors
     /// [`MachineError::NoKey`].
     pub fn send_keys(&self, chord: &str) -> Result<(), MachineError> {
-        Err(MachineError::NoKey(chord.to_owned()))
+        typing::send_keys(&self.inner.board, chord)
     }
 
-    /// Input for COM1.
+    /// Input for COM1. Waits where the guest takes it slowly, at most a second without progress; the rest is lost, as
+    /// on a line without flow control.
     pub fn serial_input(&self, bytes: &[u8]) {
-        let _ = bytes;
+        typing::serial_input(&self.inner.board, bytes);
     }
 
     /// Puts a disc in a drive (`cd0`), closing the tray; the old disc goes first.
@@ -150,8 +223,7 @@ impl Machine {
     /// # Errors
     /// [`MachineError::NoDevice`], [`MachineError::TrayLocked`] unless `force`.
     pub fn cd_insert(&self, name: &str, medium: Disk, force: bool) -> Result<(), MachineError> {
-        let (_, _) = (medium, force);
-        Err(MachineError::NoDevice(name.to_owned()))
+        self.inner.board.cd_insert(name, medium, force)
     }
 
     /// Opens the tray and takes the disc out. A locked tray is asked for first (an eject request the guest sees), and
@@ -160,18 +232,122 @@ impl Machine {
     /// # Errors
     /// [`MachineError::NoDevice`], [`MachineError::TrayLocked`].
     pub fn cd_eject(&self, name: &str, force: bool) -> Result<(), MachineError> {
-        let _ = force;
-        Err(MachineError::NoDevice(name.to_owned()))
+        self.inner.board.cd_eject(name, force)
     }
 
     /// The figures.
     pub fn stats(&self) -> VmStats {
-        VmStats::default()
+        self.inner.board.stats()
     }
 
     /// Waits until the machine has powered off or failed, at most `timeout`. False on time-out.
     pub fn wait_off(&self, timeout: Option<Duration>) -> bool {
-        let _ = timeout;
-        false
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut life = self.inner.life.lock();
+        while *life != Life::Off {
+            match deadline {
+                None => self.inner.changed.wait(&mut life),
+                Some(deadline) => {
+                    if self.inner.changed.wait_until(&mut life, deadline).timed_out() {
+                        return *life == Life::Off;
+                    }
+                }
+            }
+        }
+        true
     }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.power_off();
+    }
+}
+
+impl Inner {
+    fn pause(&self) -> Result<(), MachineError> {
+        let mut life = self.life.lock();
+        if *life == Life::Running {
+            self.board.stand_still()?;
+            *life = Life::Paused;
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<(), MachineError> {
+        let mut life = self.life.lock();
+        let was = *life;
+        if was == Life::Off {
+            return Err(MachineError::Config("the machine is off".into()));
+        }
+        if was == Life::Running {
+            self.board.stand_still()?;
+            *life = Life::Paused;
+        }
+        self.board.reset()?;
+        if was == Life::Running {
+            self.board.go()?;
+            *life = Life::Running;
+        }
+        Ok(())
+    }
+
+    /// Off for good. True for the caller that did it.
+    fn switch_off(&self) -> bool {
+        let mut life = self.life.lock();
+        if *life == Life::Off {
+            return false;
+        }
+        if *life == Life::Running
+            && let Err(error) = self.board.stand_still()
+        {
+            tracing::warn!(%error, "while switching off");
+        }
+        self.board.stop();
+        *life = Life::Off;
+        self.changed.notify_all();
+        true
+    }
+}
+
+/// The supervisor thread: does what devices and vCPUs asked for.
+fn supervise(inner: &Inner) {
+    loop {
+        match inner.board.supervisor().next() {
+            Task::Quit => return,
+            Task::Apm(command) => inner.board.apm_command(command),
+            Task::Pause(reason) => match inner.pause() {
+                Ok(()) => (inner.on_event)(MachineEvent::Paused(reason)),
+                Err(error) => fail(inner, error.to_string()),
+            },
+            Task::Reset if inner.no_reboot => power_off(inner),
+            Task::Reset => match inner.reset() {
+                Ok(()) => (inner.on_event)(MachineEvent::Reset),
+                Err(error) => fail(inner, error.to_string()),
+            },
+            Task::PowerOff => power_off(inner),
+            Task::Fail(reason) => fail(inner, reason),
+        }
+    }
+}
+
+fn power_off(inner: &Inner) {
+    if inner.switch_off() {
+        (inner.on_event)(MachineEvent::PoweredOff);
+    }
+}
+
+fn fail(inner: &Inner, reason: String) {
+    if inner.switch_off() {
+        (inner.on_event)(MachineEvent::Failed(reason));
+    }
+}
+
+/// Starts a thread with a name.
+pub(crate) fn named(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, MachineError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|source| MachineError::Host { what: "starting a thread", source })
 }

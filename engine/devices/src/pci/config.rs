@@ -105,9 +105,10 @@ impl Bar {
     fn writable_bits(&self) -> u32 {
         let address_bits = !(self.len_bytes - 1);
         match &self.decoder {
-            Decoder::Io => address_bits & 0xffff,
             Decoder::Rom { .. } => address_bits | 1,
-            Decoder::Mmio | Decoder::Memory { .. } => address_bits,
+            // All 32 address bits, of I/O BARs too (PCI 2.1 §6.2.5.1 allows 16): SeaBIOS takes upper bits that read 0
+            // after sizing for a BAR of nearly 4 GiB.
+            Decoder::Io | Decoder::Mmio | Decoder::Memory { .. } => address_bits,
         }
     }
 
@@ -445,7 +446,7 @@ mod tests {
     fn sizing_gives_length_and_kind() {
         let mut space = space();
         for (offset, expected) in
-            [(0x10, 0xffff_c000), (0x14, 0xffff_0008), (0x18, 0), (0x20, 0x0000_fff1), (0x30, 0xffff_0001)]
+            [(0x10, 0xffff_c000), (0x14, 0xffff_0008), (0x18, 0), (0x20, 0xffff_fff1), (0x30, 0xffff_0001)]
         {
             space.write(offset, ALL, ALL);
             assert_eq!(space.read(offset), expected, "{offset:#x}");
