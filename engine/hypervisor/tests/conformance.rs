@@ -5,13 +5,24 @@ use std::sync::Arc;
 use benchtop_hypervisor::conformance;
 use benchtop_hypervisor::{ClockRates, CpuIo, Hypervisor, HypervisorError, MemorySlot, Msi, Vm, VmParts, VmSetup};
 
-/// Runs one check on KVM, or says that it can not.
+/// KVM, or `None` and a word about it where this host or this user has none. A KVM that is there must do.
+#[cfg(target_os = "linux")]
+fn kvm(name: &str) -> Option<benchtop_hypervisor::kvm::Kvm> {
+    match benchtop_hypervisor::kvm::Kvm::open() {
+        Ok(kvm) => Some(kvm),
+        Err(error @ (HypervisorError::NotAvailable { .. } | HypervisorError::NoPermission { .. })) => {
+            eprintln!("{name}: skipped: no /dev/kvm ({error})");
+            None
+        }
+        Err(error) => panic!("{name}: {error}"),
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn on_kvm(name: &str) {
     let check = conformance::check(name).expect("the suite has a check of this name");
-    match benchtop_hypervisor::kvm::Kvm::open() {
-        Ok(kvm) => check(&kvm),
-        Err(error) => eprintln!("{name}: skipped: no /dev/kvm ({error})"),
+    if let Some(kvm) = kvm(name) {
+        check(&kvm);
     }
 }
 
@@ -159,10 +170,7 @@ fn another_file_is_not_kvm() {
 #[cfg(target_os = "linux")]
 #[test]
 fn impossible_machines_are_refused() {
-    let kvm = match benchtop_hypervisor::kvm::Kvm::open() {
-        Ok(kvm) => kvm,
-        Err(error) => return eprintln!("impossible_machines_are_refused: skipped: no /dev/kvm ({error})"),
-    };
+    let Some(kvm) = kvm("impossible_machines_are_refused") else { return };
     for (cpus, model) in [(0, "benchtop-v1"), (100_000, "benchtop-v1"), (1, "host")] {
         let setup = VmSetup { cpus, cpu_model: model.into(), ioapic_pins: 24 };
         assert!(matches!(kvm.build(&setup).err(), Some(HypervisorError::Lacks { .. })), "{cpus} {model}");
@@ -179,10 +187,7 @@ fn faults_are_found() {
         (Fault::NoDirtyLog, "dirty_log"),
         (Fault::DeafIoapic, "ioapic_eoi"),
     ] {
-        let inner = match benchtop_hypervisor::kvm::Kvm::open() {
-            Ok(kvm) => kvm,
-            Err(error) => return eprintln!("faults_are_found: skipped: no /dev/kvm ({error})"),
-        };
+        let Some(inner) = kvm("faults_are_found") else { return };
         let check = conformance::check(name).expect("the suite has a check of this name");
         let found = std::panic::catch_unwind(move || check(&Faulty { inner, fault }));
         assert!(found.is_err(), "{name} did not find {fault:?}");
