@@ -432,7 +432,7 @@ impl Channel {
     /// Judges a list of ranges, which was read once, and discards them one by one if all are good.
     pub(super) fn trim(&mut self, list: &[u8]) {
         let Some(sectors) = self.ata().map(|disk| disk.sectors) else { return };
-        let mut ranges = Vec::new();
+        let mut ranges: Vec<(u64, u32)> = Vec::new();
         for entry in list.chunks_exact(8) {
             let [b0, b1, b2, b3, b4, b5, c0, c1] = entry else { continue };
             let first = u64::from_le_bytes([*b0, *b1, *b2, *b3, *b4, *b5, 0, 0]);
@@ -444,7 +444,13 @@ impl Channel {
                 self.end(DRDY | DSC | ERR, IDNF);
                 return;
             }
-            ranges.push((first, u32::from(count)));
+            match ranges.last_mut() {
+                // Long ranges come as a chain of the longest an entry can hold. All entries together stay below 2^32.
+                Some((known, known_count)) if *known + u64::from(*known_count) == first => {
+                    *known_count += u32::from(count);
+                }
+                _ => ranges.push((first, u32::from(count))),
+            }
         }
         ranges.reverse();
         self.trim_next(ranges);

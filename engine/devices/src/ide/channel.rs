@@ -54,7 +54,7 @@ pub(super) struct Channel {
     pub(super) phase: Phase,
     /// SRST was set and the reset is not over.
     pub(super) resetting: bool,
-    pub(super) line: bool,
+    line: bool,
     sequence: u64,
     /// A request that was done at once, to be followed up before the access ends.
     ready: Option<Completed>,
@@ -316,7 +316,12 @@ impl Channel {
                 self.bus_master.armed = false;
                 self.set_signature(unit);
             }
-            Cancel::SoftReset => self.end_soft_reset(),
+            Cancel::SoftReset => {
+                for unit in &mut self.units {
+                    unit.registers.status = 0;
+                }
+                self.end_soft_reset();
+            }
         }
     }
 
@@ -365,6 +370,12 @@ impl Channel {
 
     /// Power-on state. A request still out is disowned.
     pub(super) fn reset(&mut self) {
+        self.clear();
+        self.wire.set(false);
+    }
+
+    /// Power-on state, but for the level of the line.
+    pub(super) fn clear(&mut self) {
         self.phase = Phase::Idle;
         self.ready = None;
         self.gather = None;
@@ -383,7 +394,6 @@ impl Channel {
             self.set_signature(unit);
         }
         self.line = false;
-        self.wire.set(false);
     }
 
     /// The selected unit asks for attention.
@@ -412,10 +422,11 @@ impl Channel {
         self.wire.set(level);
     }
 
-    /// Drives the line as a restored state has it, without counting an interrupt.
-    pub(super) fn restore_line(&mut self, level: bool) {
-        self.line = level;
-        self.wire.set(level);
+    /// Drives the line as a restored state has it. That is no new interrupt.
+    pub(super) fn restore_line(&mut self) {
+        let enabled = self.control & CONTROL_NIEN == 0;
+        self.line = enabled && self.unit().interrupt && self.unit().drive.is_some();
+        self.wire.set(self.line);
     }
 
     /// The command is done.

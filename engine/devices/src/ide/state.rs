@@ -35,7 +35,6 @@ struct ChannelV1 {
     control: u8,
     bus_master: BusMaster,
     resetting: bool,
-    line: bool,
     phase: PhaseV1,
     units: [UnitV1; 2],
 }
@@ -143,7 +142,6 @@ fn save_channel(channel: &Channel) -> ChannelV1 {
         control: channel.control,
         bus_master: channel.bus_master,
         resetting: channel.resetting,
-        line: channel.line,
         phase: save_phase(&channel.phase),
         units: [unit(0), unit(1)],
     }
@@ -205,13 +203,13 @@ pub(super) fn restore(controller: &mut IdeController, state: &SavedState) -> Res
 }
 
 fn restore_channel(channel: &mut Channel, state: ChannelV1) -> Result<(), RestoreError> {
-    let ChannelV1 { device, control, bus_master, resetting, line, phase, units } = state;
+    let ChannelV1 { device, control, bus_master, resetting, phase, units } = state;
     check(device & DEVICE_FIXED == DEVICE_FIXED, "device register")?;
     check(control & !(CONTROL_HOB | CONTROL_NIEN | CONTROL_SRST) == 0, "control register")?;
     check(bus_master.is_valid(), "bus master register")?;
     // SRST holds the reset; nothing else does once the disks are drained.
     check(resetting == (control & CONTROL_SRST != 0), "reset state")?;
-    channel.reset();
+    channel.clear();
     (channel.device, channel.control, channel.bus_master, channel.resetting) = (device, control, bus_master, resetting);
     let selected = channel.selected();
     let idle = matches!(phase, PhaseV1::Idle);
@@ -240,9 +238,7 @@ fn restore_channel(channel: &mut Channel, state: ChannelV1) -> Result<(), Restor
         // The disc it was reading is not there any more.
         None => channel.packet_failed(Sense::NO_MEDIUM),
     }
-    let pending = channel.unit().interrupt && control & CONTROL_NIEN == 0;
-    check(line == pending || !idle, "interrupt line")?;
-    channel.restore_line(pending);
+    channel.restore_line();
     Ok(())
 }
 

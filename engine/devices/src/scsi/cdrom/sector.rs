@@ -75,7 +75,7 @@ impl BlockLayout {
 
 fn bcd(value: u32) -> u8 {
     // Below 100, so below 9Ah.
-    ((value / 10 % 10) << 4 | value % 10) as u8
+    (((value / 10 % 10) << 4) | (value % 10)) as u8
 }
 
 /// The whole mode 1 sector with its error detection and correction codes.
