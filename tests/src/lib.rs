@@ -8,5 +8,7 @@
 //! A test that needs something this host lacks (/dev/kvm, a compiler for the guest, the sample guests) says so by name
 //! and passes: [`vm::skip`] prints the line that `cargo xtask test` collects.
 
+pub mod fuzz;
 pub mod guests;
 pub mod iso;
+pub mod vm;

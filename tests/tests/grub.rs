@@ -1,0 +1,53 @@
+//! GRUB's rescue CD: real firmware and a real boot loader on our CD-ROM, disk, screen and keyboard.
+
+use anyhow::Result;
+use benchtop_tests::guests::sample;
+use benchtop_tests::vm::{self, Bench};
+
+fn guests(test: &str) -> Option<(String, String)> {
+    if !vm::can_run(test) {
+        return None;
+    }
+    match (sample("grub-rescue-cdrom.iso"), sample("sample-disk.img")) {
+        (Some(iso), Some(disk)) => Some((iso.display().to_string(), disk.display().to_string())),
+        _ => {
+            vm::skip(test, "the sample guests are not there: cargo xtask guests");
+            None
+        }
+    }
+}
+
+#[test]
+fn grub_lists_and_reads_files_from_the_disk_and_the_cd() -> Result<()> {
+    let Some((iso, disk)) = guests("grub_lists_and_reads_files_from_the_disk_and_the_cd") else { return Ok(()) };
+    let bench = Bench::new()?;
+    let boot = |texts: &[&str], until: &str| {
+        let mut arguments = vec!["boot", "--accel", "kvm", "--memory", "256M", "--iso", &iso, "--disk", &disk];
+        arguments.extend(["--discard-writes", "--timeout", "240s", "--until", until]);
+        for text in texts {
+            arguments.extend(["--type", text]);
+        }
+        bench.run(&arguments)
+    };
+    boot(&["c", "ls (hd0,msdos1)/\\n", "cat (hd0,msdos1)/hello.txt\\n"], "Hello from an ext4 disk")?;
+    boot(&["c", "ls (cd)/boot/grub\\n"], "i386-pc")?;
+    Ok(())
+}
+
+#[test]
+fn a_bundle_is_made_started_seen_typed_at_and_stopped() -> Result<()> {
+    let Some((iso, _)) = guests("a_bundle_is_made_started_seen_typed_at_and_stopped") else { return Ok(()) };
+    let bench = Bench::new()?;
+    bench.run(&["new", "story", "--iso", &iso, "--disk", "16M", "--memory", "256M"])?;
+    bench.run(&["start", "story", "--accel", "kvm"])?;
+    let picture = bench.path("screen.png");
+    bench.run(&["screenshot", "story", &picture.to_string_lossy()])?;
+    assert!(std::fs::read(&picture)?.starts_with(b"\x89PNG"));
+    bench.run(&["type", "story", "c"])?;
+    let stats: serde_json::Value = serde_json::from_str(&bench.run(&["stats", "story", "--json"])?)?;
+    assert_eq!(stats["schema"], "benchtop.stats/1");
+    bench.run(&["stop", "story", "--force"])?;
+    let list: serde_json::Value = serde_json::from_str(&bench.run(&["list", "--json"])?)?;
+    assert!(list.to_string().contains("story"));
+    Ok(())
+}
