@@ -116,6 +116,13 @@ impl Bus {
         }
     }
 
+    /// Whether every port of `range` goes to `target`.
+    pub fn holds_ports(&self, target: &Arc<Attachment>, range: PortRange) -> bool {
+        let maps = self.maps.read();
+        let Some(index) = maps.port_targets.iter().position(|known| Arc::ptr_eq(known, target)) else { return false };
+        range_of(range).all(|port| usize::from(maps.ports[port]) == index + 1)
+    }
+
     /// Loads and stores in `[base, base + len_bytes)` now go to `target`, where nobody else was before.
     pub fn map_mmio(&self, target: &Arc<Attachment>, base: u64, len_bytes: u64) {
         self.maps.write().mmio.push(MmioRange { base, len_bytes, target: target.clone() });

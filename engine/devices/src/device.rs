@@ -111,6 +111,12 @@ pub trait PciFunction {
 
     /// Where its BARs are mapped now. A BAR whose decode is off, or that holds the all-ones sizing pattern, is absent.
     fn bars(&self) -> Vec<BarMapping>;
+
+    /// Ports within its I/O BARs, where they are now, whose writes only latch a value: an accelerator may gather them
+    /// without an exit.
+    fn latched_ports(&self) -> Vec<PortRange> {
+        Vec::new()
+    }
 }
 
 /// What kind of space a BAR asks for.

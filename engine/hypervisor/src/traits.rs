@@ -154,7 +154,14 @@ pub trait Vm: Send + Sync {
     /// What the host refused.
     fn coalesce_ports(&self, first: u16, count: u16) -> Result<bool, HypervisorError>;
 
-    /// The same for MMIO stores.
+    /// Ends what [`coalesce_ports`](Self::coalesce_ports) began, for the same range. What was gathered is still handed
+    /// over; no such range is fine.
+    ///
+    /// # Errors
+    /// What the host refused.
+    fn uncoalesce_ports(&self, first: u16, count: u16) -> Result<(), HypervisorError>;
+
+    /// The same as [`coalesce_ports`](Self::coalesce_ports) for MMIO stores.
     ///
     /// # Errors
     /// What the host refused.

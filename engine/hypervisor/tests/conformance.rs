@@ -140,6 +140,10 @@ impl Vm for FaultyVm {
         self.inner.coalesce_ports(first, count)
     }
 
+    fn uncoalesce_ports(&self, first: u16, count: u16) -> Result<(), HypervisorError> {
+        self.inner.uncoalesce_ports(first, count)
+    }
+
     fn coalesce_mmio(&self, gpa: u64, len_bytes: u64) -> Result<bool, HypervisorError> {
         self.inner.coalesce_mmio(gpa, len_bytes)
     }

@@ -218,15 +218,6 @@ impl IdeController {
         self.channels.iter().any(|channel| matches!(channel.phase, phase::Phase::Busy { .. }))
     }
 
-    /// Ports of the bus master where writes may be gathered: the table addresses. They move with BAR 4; none while it
-    /// does not decode.
-    pub fn coalesced_bus_master_ports(&self) -> Vec<PortRange> {
-        let base = self.bus_master_base();
-        base.into_iter()
-            .flat_map(|base| [4, 12].map(|offset| PortRange { first: base.wrapping_add(offset), count: 4 }))
-            .collect()
-    }
-
     fn bus_master_base(&self) -> Option<u16> {
         u16::try_from(self.config.bar(BUS_MASTER_BAR)?.base).ok()
     }
@@ -353,6 +344,14 @@ impl PciFunction for IdeController {
 
     fn bars(&self) -> Vec<BarMapping> {
         self.config.bars()
+    }
+
+    /// The descriptor table addresses of the bus master.
+    fn latched_ports(&self) -> Vec<PortRange> {
+        let base = self.bus_master_base();
+        base.into_iter()
+            .flat_map(|base| [4, 12].map(|offset| PortRange { first: base.saturating_add(offset), count: 4 }))
+            .collect()
     }
 }
 

@@ -139,6 +139,15 @@ impl Vm for KvmVm {
         Ok(true)
     }
 
+    fn uncoalesce_ports(&self, first: u16, count: u16) -> Result<(), HypervisorError> {
+        if !self.coalesced_ports {
+            return Ok(());
+        }
+        self.fd
+            .unregister_coalesced_mmio(IoEventAddress::Pio(first.into()), count.into())
+            .map_err(call("KVM_UNREGISTER_COALESCED_MMIO"))
+    }
+
     fn coalesce_mmio(&self, gpa: u64, len_bytes: u64) -> Result<bool, HypervisorError> {
         let Ok(len) = u32::try_from(len_bytes) else { return Ok(false) };
         if self.ring.is_none() {

@@ -168,7 +168,7 @@ impl Board {
         }
 
         // The host bridge comes last: it needs all functions.
-        let bars = Arc::new(Bars { bus: bus.clone(), space: space.clone() });
+        let bars = Arc::new(Bars::new(bus.clone(), space.clone(), vm.clone()));
         let mut bridge = HostBridge::new(low_bytes..PCI_HOLE_END, bars, space.clone());
         let functions = [
             (PIIX_SLOT, 0, &piix3.attachment),

@@ -1,5 +1,6 @@
 //! Where the board's signals leave it: to the hypervisor's interrupts and memory slots, and to the bus.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use benchtop_devices::bus::Attachment;
@@ -67,11 +68,37 @@ impl WireSink for IoApicPins {
 
 /// BARs become ports and addresses on the bus, or memory slots.
 pub struct Bars {
-    pub bus: Arc<Bus>,
-    pub space: Arc<AddressSpace>,
+    bus: Arc<Bus>,
+    space: Arc<AddressSpace>,
+    vm: Arc<dyn Vm>,
+    /// Ports whose writes are gathered, by device.
+    gathered: Mutex<HashMap<usize, Vec<PortRange>>>,
 }
 
 impl Bars {
+    /// Nothing mapped yet.
+    pub fn new(bus: Arc<Bus>, space: Arc<AddressSpace>, vm: Arc<dyn Vm>) -> Self {
+        Self { bus, space, vm, gathered: Mutex::default() }
+    }
+
+    /// Has writes gathered at the ports that latch, where the function has them to itself: a BAR that a guest put over
+    /// somebody else's registers must not delay writes to those.
+    fn gather(&self, function: &Arc<Attachment>) {
+        let latched = function.device.lock().pci().map(|function| function.latched_ports()).unwrap_or_default();
+        let wanted: Vec<_> = latched.into_iter().filter(|range| self.bus.holds_ports(function, *range)).collect();
+        let mut all = self.gathered.lock();
+        let current = all.entry(function.id()).or_default();
+        if *current == wanted {
+            return;
+        }
+        let undone = current.iter().try_for_each(|range| self.vm.uncoalesce_ports(range.first, range.count));
+        let done = wanted.iter().try_for_each(|range| self.vm.coalesce_ports(range.first, range.count).map(drop));
+        if let Err(error) = undone.and(done) {
+            tracing::warn!(%error, device = function.name, "port writes can not be gathered");
+        }
+        *current = wanted;
+    }
+
     fn ports(bar: &BarMapping) -> PortRange {
         PortRange {
             first: u16::try_from(bar.base).unwrap_or(u16::MAX),
@@ -83,7 +110,10 @@ impl Bars {
 impl BarMapper for Bars {
     fn map(&self, function: &Arc<Attachment>, bar: &BarMapping) {
         match bar.kind {
-            BarKind::Io => self.bus.map_ports(function, Self::ports(bar)),
+            BarKind::Io => {
+                self.bus.map_ports(function, Self::ports(bar));
+                self.gather(function);
+            }
             BarKind::Mmio => self.bus.map_mmio(function, bar.base, bar.len_bytes),
             BarKind::Memory { .. } => {
                 if let Err(error) = self.space.map_bar(function.id(), bar) {
@@ -95,7 +125,10 @@ impl BarMapper for Bars {
 
     fn unmap(&self, function: &Arc<Attachment>, bar: &BarMapping) {
         match bar.kind {
-            BarKind::Io => self.bus.unmap_ports(function, Self::ports(bar)),
+            BarKind::Io => {
+                self.bus.unmap_ports(function, Self::ports(bar));
+                self.gather(function);
+            }
             BarKind::Mmio => self.bus.unmap_mmio(function, bar.base, bar.len_bytes),
             BarKind::Memory { .. } => self.space.unmap_bar(function.id(), bar),
         }
