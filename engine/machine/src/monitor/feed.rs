@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use benchtop_control::{Event, Failure, Reply, VmState};
@@ -220,6 +222,47 @@ impl Write for SerialFeed {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+/// Serial output waiting for its writer; what a slow one can not take in time is lost, as on the wire.
+const CHUNKS_MAX: usize = 1024;
+
+/// The thread that writes COM1's output, which may block where the machine's threads must not.
+pub(super) struct SerialPump {
+    sender: Mutex<Option<SyncSender<Vec<u8>>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SerialPump {
+    /// Starts it.
+    pub fn start(mut out: SerialFeed) -> std::io::Result<Arc<Self>> {
+        let (sender, receiver) = sync_channel::<Vec<u8>>(CHUNKS_MAX);
+        let thread = std::thread::Builder::new().name("serial".to_owned()).spawn(move || {
+            for chunk in receiver {
+                // A feed takes everything, and keeps its own troubles.
+                let _taken = out.write_all(&chunk);
+            }
+        })?;
+        Ok(Arc::new(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// Takes output, without waiting.
+    pub fn take(&self, bytes: Vec<u8>) {
+        if let Some(sender) = self.sender.lock().as_ref()
+            && sender.try_send(bytes).is_err()
+        {
+            tracing::debug!("serial output is lost: its reader is too slow");
+        }
+    }
+
+    /// Writes what is left, and ends.
+    pub fn end(&self) {
+        drop(self.sender.lock().take());
+        if let Some(thread) = self.thread.lock().take() {
+            // A panic was printed where it happened.
+            drop(thread.join());
+        }
     }
 }
 

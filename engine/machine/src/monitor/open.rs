@@ -1,7 +1,6 @@
 //! Opening everything a VM needs, before the lock-down.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,7 +61,6 @@ impl Opened {
     /// The parts of the machine, and the accelerator to make it with.
     pub(super) fn into_parts(
         self,
-        serial_out: Box<dyn Write + Send>,
         on_event: Arc<dyn Fn(MachineEvent) + Send + Sync>,
     ) -> (Box<dyn Hypervisor>, MachineParts) {
         let parts = MachineParts {
@@ -75,7 +73,8 @@ impl Opened {
             direct_kernel: self.direct_kernel,
             disks: self.disks,
             cds: self.cds,
-            serial_out: Some(serial_out),
+            // The session takes COM1's output from the events.
+            serial_out: None,
             no_reboot: self.no_reboot,
             on_event,
         };

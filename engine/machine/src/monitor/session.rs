@@ -14,10 +14,10 @@ use benchtop_control::{Bundle, Command, Event, Failure, FailureKind, Reply, VmSt
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::feed::{Feed, SerialFeed};
+use super::feed::{Feed, SerialFeed, SerialPump};
 use super::open::{self, Opened};
 use super::trouble::machine_failure;
-use crate::{Machine, MachineError};
+use crate::{Machine, MachineError, MachineEvent};
 
 /// What a session is made with besides the machine's parts.
 pub struct About {
@@ -37,6 +37,7 @@ pub struct About {
 pub struct Session {
     machine: Machine,
     feed: Arc<Feed>,
+    serial: Arc<SerialPump>,
     bundle: Option<Bundle>,
     screen: Mutex<Option<ScreenWriter>>,
     devices: Mutex<Vec<DeviceInfo>>,
@@ -61,14 +62,20 @@ impl Session {
         let feed = Feed::new().map_err(|error| Failure::from_io(what.as_str(), &error))?;
         let (name, uuid, memory_bytes, cpus) = (opened.name.clone(), opened.uuid, opened.memory.bytes(), opened.cpus);
         let devices = Mutex::new(opened.devices.clone());
-        let serial = Box::new(SerialFeed::new(feed.clone(), about.serial));
-        let told = feed.clone();
-        let (hypervisor, parts) = opened.into_parts(serial, Arc::new(move |event| told.machine_event(event)));
+        let serial = SerialPump::start(SerialFeed::new(feed.clone(), about.serial))
+            .map_err(|error| Failure::from_io(what.as_str(), &error))?;
+        let (told, pump) = (feed.clone(), serial.clone());
+        let on_event = move |event| match event {
+            MachineEvent::Serial(bytes) => pump.take(bytes),
+            event => told.machine_event(event),
+        };
+        let (hypervisor, parts) = opened.into_parts(Arc::new(on_event));
         let accel = hypervisor.name();
         let machine = Machine::new(hypervisor.as_ref(), parts).map_err(|error| machine_failure(&what, &error))?;
         Ok(Self {
             machine,
             feed,
+            serial,
             bundle: about.bundle,
             screen: Mutex::new(about.screen),
             devices,
@@ -116,6 +123,7 @@ impl Session {
     /// Pulls the plug.
     pub fn power_off(&self) {
         self.machine.power_off();
+        self.serial.end();
         self.feed.set_state(VmState::Off, None);
     }
 

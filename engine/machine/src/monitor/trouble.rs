@@ -29,6 +29,7 @@ pub fn hypervisor_failure(what: &str, error: &HypervisorError) -> Failure {
 pub fn machine_failure(what: &str, error: &MachineError) -> Failure {
     let (kind, fix) = match error {
         MachineError::Hypervisor(error) => return hypervisor_failure(what, error),
+        MachineError::Disk(_) => (FailureKind::Failed, "Free some space on the host, then resume; else stop the VM."),
         MachineError::Host { source, .. } if source.kind() == std::io::ErrorKind::OutOfMemory => {
             (FailureKind::NotCapable, "Close other programs, or give the VM less memory.")
         }

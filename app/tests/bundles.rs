@@ -1,0 +1,166 @@
+//! Making, listing, changing and removing VMs that never run.
+
+mod common;
+
+use common::{World, blank_iso};
+
+#[test]
+fn a_vm_from_new_to_rm() {
+    let world = World::new();
+    blank_iso(&world.path("disc.iso"));
+    world.ok(["new", "one", "--iso", "disc.iso", "--disk", "64M,cache=writeback", "--memory", "64M", "--cpus", "1"]);
+    let (code, shown) = world.json(["show", "one"]);
+    assert_eq!(code, 0);
+    assert_eq!(shown["schema"], "benchtop.show/1");
+    assert_eq!(shown["state"], "off");
+    assert_eq!(shown["memory_bytes"], 64 << 20);
+    assert_eq!(shown["devices"][0]["name"], "disk0");
+    assert_eq!(shown["devices"][0]["size_bytes"], 64 << 20);
+    assert_eq!(shown["devices"][0]["cache"], "writeback");
+    assert!(shown["devices"][1]["file"].as_str().unwrap().starts_with('/'));
+    let (_, list) = world.json(["list"]);
+    assert_eq!(list["schema"], "benchtop.list/1");
+    assert_eq!(list["vms"][0]["name"], "one");
+    let (_, disk) = world.json(["disk", "info", "one:disk0"]);
+    assert_eq!((&disk["format"], &disk["size_bytes"]), (&"raw".into(), &(64 << 20).into()));
+    assert_eq!(disk["allocated_bytes"], 0);
+    // Without a terminal, only --yes confirms.
+    world.fails(2, ["rm", "one"]);
+    world.ok(["rm", "one", "--yes"]);
+    world.fails(3, ["show", "one"]);
+}
+
+#[test]
+fn bundles_belong_to_their_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    world.ok(["new", "one", "--disk", "1M", "--memory", "64M"]);
+    let mode = |path: &str| std::fs::metadata(world.bundle("one").join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!([mode("."), mode("disks"), mode("machine.toml"), mode("disks/disk0.raw")], [0o700, 0o700, 0o600, 0o600]);
+}
+
+#[test]
+fn settings_change_together_or_not_at_all() {
+    let world = World::new();
+    world.ok(["new", "one", "--memory", "64M"]);
+    world.ok(["set", "one", "memory=128M", "cpus=2", "boot=cd"]);
+    let (_, shown) = world.json(["show", "one"]);
+    assert_eq!((&shown["memory_bytes"], &shown["cpus"]), (&(128 << 20).into(), &2.into()));
+    let before = world.snapshot();
+    for (code, change) in [
+        (2, "memory=0"),
+        (2, "cpus=0"),
+        (2, "flux=1"),
+        (2, "boot=net"),
+        (3, "disk7.cache=unsafe"),
+        (2, "uuid=x"),
+        (2, "name=a/b"),
+    ] {
+        world.fails(code, ["set", "one", "cpus=1", change]);
+    }
+    // The lock file is new, everything else is as it was.
+    let after: Vec<_> = world.snapshot().into_iter().filter(|(path, _)| !path.ends_with("lock")).collect();
+    let before: Vec<_> = before.into_iter().filter(|(path, _)| !path.ends_with("lock")).collect();
+    assert_eq!(after, before);
+}
+
+#[test]
+fn discs_and_drives_of_a_vm_that_is_off() {
+    let world = World::new();
+    blank_iso(&world.path("disc.iso"));
+    world.ok(["new", "one", "--memory", "64M"]);
+    world.ok(["cd", "insert", "one", "disc.iso"]);
+    let file = |index: usize| world.json(["show", "one"]).1["devices"][index]["file"].clone();
+    assert!(file(0).as_str().unwrap().ends_with("disc.iso"));
+    world.ok(["cd", "eject", "one:cd0"]);
+    assert!(file(0).is_null());
+    world.ok(["attach", "one", "cd"]);
+    world.ok(["attach", "one", "cd", "disc.iso"]);
+    assert!(file(0).as_str().unwrap().ends_with("disc.iso"));
+    world.fails(3, ["cd", "eject", "one"]);
+    world.ok(["detach", "one", "cd1"]);
+    world.fails(3, ["detach", "one", "cd1"]);
+    world.fails(3, ["cd", "insert", "one:cd5", "disc.iso"]);
+}
+
+#[test]
+fn a_copy_gets_its_own_identity_with_an_undo() {
+    let world = World::new();
+    world.ok(["new", "one", "--disk", "1M", "--memory", "64M"]);
+    let copied = std::process::Command::new("cp").arg("-r").arg(world.bundle("one")).arg(world.bundle("two")).status();
+    assert!(copied.unwrap().success());
+    let uuid = |name: &str| world.json(["show", name]).1["uuid"].as_str().unwrap().to_owned();
+    let original = uuid("one");
+    let listed = world.ok(["list"]);
+    assert!(listed.stderr.contains("is a copy of another VM"), "{}", listed.stderr);
+    assert_eq!(uuid("one"), original);
+    assert_ne!(uuid("two"), original);
+    world.ok(["set", "two", &format!("uuid={original}")]);
+    world.ok(["list"]);
+    assert_eq!(uuid("two"), original);
+}
+
+#[test]
+fn what_is_not_built_says_so() {
+    let world = World::new();
+    world.ok(["new", "one", "--memory", "64M"]);
+    let before = world.snapshot();
+    for arguments in [
+        &["suspend", "one"][..],
+        &["snap", "take", "one", "--no-memory"],
+        &["time", "one", "--back", "10m"],
+        &["crypt", "enable", "one"],
+        &["import", "x.ova"],
+        &["export", "one", "x.ova"],
+        &["disk", "convert", "a", "b"],
+        &["disk", "create", "x.qcow2", "--size", "1G", "--format", "qcow2"],
+        &["attach", "one", "disk", "x.raw", "--bus", "lsi"],
+        &["new", "two", "--encrypt"],
+        &["new", "two", "--disk", "1G,bus=pvscsi"],
+        &["start", "one", "--accel", "software"],
+        &["boot", "--accel", "whpx"],
+    ] {
+        let run = world.fails(1, arguments);
+        assert!(run.stderr.contains("not built yet"), "{arguments:?}: {}", run.stderr);
+    }
+    let before: Vec<_> = before.into_iter().map(|(path, _)| path).collect();
+    let after: Vec<_> =
+        world.snapshot().into_iter().map(|(path, _)| path).filter(|path| !path.ends_with("lock")).collect();
+    assert_eq!(after.into_iter().filter(|path| !path.ends_with("monitor.log")).collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn errors_are_documents_too() {
+    let world = World::new();
+    let (code, error) = world.json(["show", "nobody"]);
+    assert_eq!(code, 3);
+    assert_eq!(error["schema"], "benchtop.error/1");
+    assert_eq!(error["exit_code"], 3);
+    assert_eq!(error["error"]["kind"], "not_found");
+    for part in ["what", "why", "fix"] {
+        assert!(!error["error"][part].as_str().unwrap().is_empty());
+    }
+    let (code, error) = world.json(["frobnicate"]);
+    assert_eq!((code, &error["error"]["kind"]), (2, &"usage".into()));
+}
+
+#[test]
+fn disks_are_made_sparse_and_never_replaced() {
+    let world = World::new();
+    world.ok(["disk", "create", "a.raw", "--size", "1G"]);
+    let (_, info) = world.json(["disk", "info", "a.raw"]);
+    assert_eq!((&info["size_bytes"], &info["allocated_bytes"]), (&(1 << 30).into(), &0.into()));
+    world.fails(1, ["disk", "create", "a.raw", "--size", "2G"]);
+    assert_eq!(std::fs::metadata(world.path("a.raw")).unwrap().len(), 1 << 30);
+    world.fails(2, ["disk", "create", "b.raw", "--size", "0"]);
+    world.fails(2, ["disk", "frobnicate"]);
+    world.fails(3, ["disk", "info", "missing.raw"]);
+}
+
+#[test]
+fn completions_know_the_verbs() {
+    let world = World::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(world.ok(["completions", shell]).stdout.contains("screenshot"));
+    }
+}
