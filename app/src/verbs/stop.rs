@@ -1,10 +1,13 @@
 //! `stop`: the power button, or the plug.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use benchtop_control::wire::WireError;
 use benchtop_control::{Command, Event, Failure, FailureKind, VmState};
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::output::Output;
 use crate::progress::Progress;
@@ -33,8 +36,10 @@ impl Stop {
         let mut client = running(&self.vm)?;
         client.command(Command::Subscribe)?;
         let command = if self.force { Command::PowerOff } else { Command::PowerButton };
-        let was_paused = !self.force && client.show()?.state == VmState::Paused;
-        if was_paused {
+        let info = client.show()?;
+        // Held before it ends: the number could be another process's afterwards.
+        let process = info.pid.and_then(process_handle);
+        if !self.force && info.state == VmState::Paused {
             return Err(Failure::new(
                 FailureKind::WrongState,
                 format!("can not press the power button of `{}`", self.vm),
@@ -71,8 +76,21 @@ impl Stop {
                 }
             }
         }
+        // The connection ends a moment before the monitor has let go of the disks.
+        if let Some(process) = &process {
+            let wait = Timespec { tv_sec: 10, tv_nsec: 0 };
+            if let Err(error) = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&wait)) {
+                tracing::debug!(%error, "the monitor's end was not waited for");
+            }
+        }
         progress.end();
         let fields = serde_json::json!({ "name": self.vm, "forced": self.force });
         output.done("stop", &fields, || format!("{} is off", self.vm))
     }
+}
+
+/// A descriptor that becomes readable when the process has ended.
+fn process_handle(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
 }
