@@ -117,7 +117,7 @@ pub enum Verb {
     /// Let a paused VM go on
     Resume(verbs::power::Named),
     /// Run a throw-away VM in the foreground
-    Boot(verbs::boot::Boot),
+    Boot(Box<verbs::boot::Boot>),
     /// Save a picture of the screen
     Screenshot(verbs::screenshot::Screenshot),
     /// Type text on the VM's keyboard
