@@ -14,6 +14,7 @@ mod cpu_io;
 mod drives;
 mod kernel;
 mod machine;
+pub mod monitor;
 mod parts;
 mod supervisor;
 mod timers;

@@ -1,7 +1,6 @@
 //! What a machine is put together from: everything is open already, so that nothing needs a path.
 
 use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
 
 use benchtop_block::Disk;
@@ -72,8 +71,6 @@ pub struct MachineParts {
     pub disks: Vec<DiskPart>,
     /// CD-ROM drives.
     pub cds: Vec<CdPart>,
-    /// Where COM1's output goes. Written from a thread of its own; may block.
-    pub serial_out: Option<Box<dyn Write + Send>>,
     /// Power off where the guest asks for a reset.
     pub no_reboot: bool,
     /// Told of what happens, on the machine's threads; must not block or call back.

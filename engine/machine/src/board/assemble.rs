@@ -1,8 +1,6 @@
 //! Putting the board together: what is made first is what others are wired to.
 
-use std::io::Write;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use benchtop_devices::chipset::debug_port::DebugPort;
@@ -49,8 +47,6 @@ const PCI_HOLE_END: u64 = 0xfec0_0000;
 /// Least RAM SeaBIOS and its tables run in.
 const LEAST_MEMORY: u64 = 4 << 20;
 const MIB: u64 = 1 << 20;
-/// Chunks of serial output that may wait for a slow reader.
-const SERIAL_CHUNKS: usize = 4096;
 
 impl Board {
     /// Builds the board of `parts` on `hypervisor`, and the threads that serve it. Everything stands still.
@@ -68,7 +64,6 @@ impl Board {
             direct_kernel,
             disks,
             cds,
-            serial_out,
             no_reboot: _,
             on_event,
         } = parts;
@@ -121,7 +116,10 @@ impl Board {
         Placed::new(&bus, "debug-port", DebugPort::new(), &[DebugPort::PORTS]);
         let keyboard = I8042::new(router.isa_wire(1), router.isa_wire(12), supervisor.clone(), clock.clone());
         let i8042 = Placed::new(&bus, "i8042", keyboard, &KEYBOARD_PORTS);
-        let (serial_sink, serial_thread) = serial_output(serial_out, on_event.clone())?;
+        let serial_sink: SerialSink = {
+            let on_event = on_event.clone();
+            Box::new(move |bytes: &[u8]| on_event(MachineEvent::Serial(bytes.to_vec())))
+        };
         let com1 = SerialPort::new(COM1_BASE, router.isa_wire(4), clock.clone(), serial_sink);
         let com1_ports = com1.ports();
         let com1 = Placed::new(&bus, "com1", com1, &[com1_ports]);
@@ -228,8 +226,7 @@ impl Board {
         }
         vcpus.on_each(|_, vcpu| vcpu.reset())?;
 
-        let mut threads = vec![serial_thread];
-        threads.push(named("timers", timer_thread(&timers, &bus, &vm, &ios[0]))?);
+        let threads = vec![named("timers", timer_thread(&timers, &bus, &vm, &ios[0]))?];
         let accel = hypervisor.name();
         let media = Mutex::new(media);
         let board = Self {
@@ -284,29 +281,4 @@ fn timer_thread(
             });
         });
     }
-}
-
-/// COM1's way out: an event for each write, and a thread that writes to the file, which may be slow.
-fn serial_output(
-    out: Option<Box<dyn Write + Send>>,
-    on_event: Arc<dyn Fn(MachineEvent) + Send + Sync>,
-) -> Result<(SerialSink, JoinHandle<()>), MachineError> {
-    let (sender, receiver): (SyncSender<Vec<u8>>, Receiver<Vec<u8>>) = sync_channel(SERIAL_CHUNKS);
-    let has_file = out.is_some();
-    let thread = named("serial-out", move || {
-        let Some(mut out) = out else { return };
-        for chunk in receiver {
-            if let Err(error) = out.write_all(&chunk).and_then(|()| out.flush()) {
-                tracing::warn!(%error, "serial output can not be written any more");
-                return;
-            }
-        }
-    })?;
-    let sink = move |bytes: &[u8]| {
-        if has_file && sender.try_send(bytes.to_vec()).is_err() {
-            tracing::debug!("the reader of COM1 is too slow: output is lost");
-        }
-        on_event(MachineEvent::Serial(bytes.to_vec()));
-    };
-    Ok((Box::new(sink), thread))
 }

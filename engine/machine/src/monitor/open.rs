@@ -74,7 +74,6 @@ impl Opened {
             disks: self.disks,
             cds: self.cds,
             // The session takes COM1's output from the events.
-            serial_out: None,
             no_reboot: self.no_reboot,
             on_event,
         };
