@@ -30,7 +30,7 @@ pub fn test(options: &Options) -> Result<()> {
         eprintln!("without the sample guests: {error:#}");
     }
     show(&mut cargo(["build", "--package", "benchtop"]))?;
-    let mut command = cargo(["test", "--workspace"]);
+    let mut command = cargo(["test", "--workspace", "--no-fail-fast"]);
     if let Some(filter) = &options.filter {
         command.arg(filter);
     }

@@ -27,8 +27,12 @@ pub struct Boot {
     /// Disc in its CD-ROM drive
     #[arg(long, value_name = "FILE")]
     pub iso: Option<PathBuf>,
-    /// Disk: FILE[,bus=ide][,cache=writethrough|writeback|unsafe][,format=raw]
-    #[arg(long = "disk", value_name = "FILE")]
+    /// Disks, as their options were written
+    #[arg(
+        long = "disk",
+        value_name = "FILE",
+        help = "Disk: FILE[,bus=ide][,cache=writethrough|writeback|unsafe][,format=raw]"
+    )]
     pub disks: Vec<String>,
     /// Kernel to start: bzImage or PVH ELF
     #[arg(long, value_name = "FILE")]

@@ -20,8 +20,12 @@ pub struct New {
     /// Disc in its CD-ROM drive; it stays where it is
     #[arg(long, value_name = "FILE")]
     pub iso: Option<PathBuf>,
-    /// Disk to make: SIZE[,bus=ide][,cache=writethrough|writeback|unsafe]
-    #[arg(long = "disk", value_name = "SIZE")]
+    /// Disks to make, as their options were written
+    #[arg(
+        long = "disk",
+        value_name = "SIZE",
+        help = "Disk to make: SIZE[,bus=ide][,cache=writethrough|writeback|unsafe]"
+    )]
     pub disks: Vec<String>,
     /// RAM
     #[arg(long, default_value = "2G", value_name = "SIZE")]

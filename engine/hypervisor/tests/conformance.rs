@@ -60,6 +60,7 @@ on_kvm! {
     dirty_log
     slots_can_be_replaced_while_running
     pic_waits_for_the_window
+    pic_is_taken_at_hlt
     pic_wakes_a_halted_vcpu
     msi
     ioapic_eoi

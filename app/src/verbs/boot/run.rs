@@ -95,6 +95,9 @@ pub fn run(boot: &Boot, output: &Output, opened: Opened, outputs: Outputs) -> Re
     session.resume()?;
     let end = follow(boot, &session, &watched, &signals, &progress);
     progress.end();
+    if matches!(end, Ok(End::Seen)) && outputs.screenshot.is_some() {
+        settle(&session);
+    }
     // The picture and the figures of the moment it ended.
     let ended = finish(boot, &session, outputs.screenshot, outputs.stats);
     let reason = session.feed().state().1;
@@ -148,6 +151,22 @@ fn follow(
             continue;
         }
         session.feed().wait_off(Instant::now());
+    }
+}
+
+/// Waits until the screen stands still: what was waited for is seldom the last thing drawn.
+fn settle(session: &Session) {
+    const STILL: Duration = Duration::from_millis(400);
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let mut last = session.machine().text_screen();
+    let mut since = Instant::now();
+    while since.elapsed() < STILL && Instant::now() < deadline {
+        std::thread::sleep(LOOK_EVERY);
+        let now = session.machine().text_screen();
+        if now != last {
+            last = now;
+            since = Instant::now();
+        }
     }
 }
 

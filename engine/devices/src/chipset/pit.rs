@@ -3,8 +3,8 @@
 //! Counters are computed from the virtual clock when looked at; the only timed work is the rising edges of counter 0,
 //! which is IRQ 0. Between them its wire stays high: the controllers take the edge.
 //!
-//! Edges that come late are not lost: up to [`MAX_BACKLOG`] of them are made up for at twice the programmed rate, for
-//! guests that count ticks to know the time. Edges closer than [`MIN_INTERVAL_TICKS`] are merged and not made up for,
+//! Edges that come late are not lost: up to `MAX_BACKLOG` of them are made up for at twice the programmed rate, for
+//! guests that count ticks to know the time. Edges closer than `MIN_INTERVAL_TICKS` are merged and not made up for,
 //! so no count a guest can program makes a storm. What the counters read is exact all the same.
 
 mod counter;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A command's parameters are taken from the registers when it is written; nothing the guest does later changes them.
-//! One command at a time is in progress on a channel, and it is always in one [`phase`]: none, data through the port,
+//! One command at a time is in progress on a channel, and it is always in one `phase`: none, data through the port,
 //! DMA waiting for START, or one disk request out.
 //!
 //! **Resets and stops with a request out.** A DMA request may write guest memory until it comes back. Stopping the bus

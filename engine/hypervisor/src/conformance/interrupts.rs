@@ -62,6 +62,28 @@ pub fn pic_waits_for_the_window(hypervisor: &dyn Hypervisor) {
     assert!(exits.interrupt_window >= 1 && exits.interrupt_window <= 8, "{exits:?}");
 }
 
+/// An interrupt that waits while the guest holds interrupts off is taken when it goes to HLT: nobody kicks again.
+pub fn pic_is_taken_at_hlt(hypervisor: &dyn Hypervisor) {
+    let guest = code(&[
+        &[0xfa, 0xbc, 0x00, 0x80],       // cli; mov sp, 8000h
+        &[0xe6, 0x80],                   // out 80h, al
+        &[0xfb, 0xf4, 0xfa],             // again: sti; hlt; cli
+        &[0x80, 0x3e, 0x00, 0x20, 0x03], // cmp byte [2000h], 3
+        &[0x72, 0xf6],                   // jb again
+        STOP,
+    ]);
+    let mut rig = Rig::new(hypervisor, 1, &guest);
+    for vector in [0x08, 0x20, 0x71] {
+        rig.vector(vector, 0x1100);
+    }
+    rig.poke(0x1100, &[0xfe, 0x06, 0x00, 0x20, 0xcf]); // inc byte [2000h]; iret
+    let board = rig.board();
+    board.pic.lock().extend([0x08, 0x20, 0x71]);
+    let mut vcpu = rig.bind();
+    run_to_stop(&mut *vcpu, &board);
+    assert_eq!(rig.peek(RESULT), [3]);
+}
+
 /// A vCPU that waits in HLT is woken by the PIC, once it was kicked to look.
 pub fn pic_wakes_a_halted_vcpu(hypervisor: &dyn Hypervisor) {
     let guest = code(&[

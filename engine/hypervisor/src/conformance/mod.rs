@@ -26,6 +26,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("dirty_log", memory::dirty_log),
     ("slots_can_be_replaced_while_running", memory::slots_can_be_replaced_while_running),
     ("pic_waits_for_the_window", interrupts::pic_waits_for_the_window),
+    ("pic_is_taken_at_hlt", interrupts::pic_is_taken_at_hlt),
     ("pic_wakes_a_halted_vcpu", interrupts::pic_wakes_a_halted_vcpu),
     ("msi", interrupts::msi),
     ("ioapic_eoi", interrupts::ioapic_eoi),

@@ -312,7 +312,11 @@ impl Vcpu for KvmVcpu {
                     count(&counts.ioapic_eoi);
                     io.ioapic_eoi(vector);
                 }
-                Exit::InterruptWindow => count(&counts.interrupt_window),
+                // The window also opens at HLT, and KVM then reports it with the vCPU halted.
+                Exit::InterruptWindow => {
+                    count(&counts.interrupt_window);
+                    self.may_be_halted = true;
+                }
                 // Only here, where KVM has finished what was begun, is there a way out for a kick.
                 Exit::Interrupted => {
                     self.may_be_halted = true;

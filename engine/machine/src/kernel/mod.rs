@@ -1,7 +1,7 @@
 //! Starting a kernel without a boot loader: bzImage by the Linux boot protocol, uncompressed ELF by PVH.
 //!
 //! The firmware starts as always, so the kernel finds ACPI tables, PCI set up and a text screen. Its first boot entry
-//! is an expansion ROM of ours ([`rom`]) that writes one port. That write loads kernel, initrd and command line into
+//! is an expansion ROM of ours ([`rom()`]) that writes one port. That write loads kernel, initrd and command line into
 //! guest memory ([`Loader`]), together with a trampoline in the way the image wants to be entered, and the ROM jumps
 //! to it. A reset goes the same way again, which is why nothing is loaded beforehand.
 //!
