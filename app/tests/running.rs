@@ -1,6 +1,9 @@
 //! A VM that runs: its monitor, who may talk to it, and what it can not do. The guest is the firmware, which finds
 //! nothing to boot.
 
+#![expect(clippy::unwrap_used, reason = "only tests use this")]
+
+#[expect(dead_code, reason = "this file uses a part of it")]
 mod common;
 
 use std::io::{Read, Write};

@@ -1,6 +1,5 @@
 //! What the tests of the command line share: a library and a runtime folder of their own, and the program.
 
-#![expect(dead_code, reason = "each test file is a program of its own and uses a part of this")]
 #![expect(clippy::unwrap_used, reason = "only tests use this")]
 
 use std::ffi::OsStr;
