@@ -7,17 +7,21 @@ use benchtop_devices::bus::{Attachment, DeadlineObserver};
 use benchtop_devices::chipset::control::SystemControl;
 use benchtop_devices::chipset::debug_port::DebugPort;
 use benchtop_devices::chipset::dma::Dma;
+use benchtop_devices::chipset::hpet::{Hpet, HpetWires, LegacyIrq};
 use benchtop_devices::chipset::ioapic::{self, IoApic, IoApicOutput, Message};
 use benchtop_devices::chipset::pic::{Pic, PicOutput};
 use benchtop_devices::chipset::piix3::Piix3;
 use benchtop_devices::chipset::pit::Pit;
 use benchtop_devices::chipset::pm::Pm;
 use benchtop_devices::chipset::router::InterruptRouter;
-use benchtop_devices::input::I8042;
+use benchtop_devices::chipset::rtc::{BootClass, CmosLayout, Rtc};
+use benchtop_devices::firmware::{FwCfg, FwCfgBuilder};
+use benchtop_devices::input::{Backdoor, BackdoorCall, I8042, PointerSample};
 use benchtop_devices::pci::host::{BarMapper, HostBridge, PamMapper, PamState};
 use benchtop_devices::serial::SerialPort;
 use benchtop_devices::video::Vga;
-use benchtop_devices::{BarMapping, Bus, Device, PortRange, VirtualClock};
+use benchtop_devices::{BarMapping, Bus, Device, PortRange, VirtualClock, Wire};
+use benchtop_memory::GuestMemory;
 use parking_lot::Mutex;
 
 use super::Input;
@@ -60,6 +64,8 @@ impl BarMapper for Nothing {
 struct Board {
     bus: Bus,
     clock: VirtualClock,
+    vga: Arc<Mutex<Vga>>,
+    backdoor: Arc<Mutex<Backdoor>>,
 }
 
 fn attach<D: Device + 'static>(bus: &Bus, name: &str, device: D, ports: &[PortRange]) -> Arc<Attachment> {
@@ -94,20 +100,36 @@ fn board() -> std::io::Result<Board> {
     let piix3 = attach(&bus, "piix3", piix3, &benchtop_devices::chipset::piix3::PORTS);
     let pm = attach(&bus, "pm", Pm::new(clock.clone(), router.isa_wire(9), nothing.clone()), &[]);
     bus.map_ports(&pm, PortRange { first: 0x600, count: 0x40 });
-    let vga = Vga::new(1 << 20, &[0x55, 0xaa, 1], clock.clone())?;
-    let vga = attach(&bus, "vga", vga, &benchtop_devices::video::PORTS);
+    let screen = Arc::new(Mutex::new(Vga::new(1 << 20, &[0x55, 0xaa, 1], clock.clone())?));
+    let vga = bus.attach("vga", screen.clone());
+    for range in benchtop_devices::video::PORTS {
+        bus.map_ports(&vga, range);
+    }
     bus.map_mmio(&vga, 0xa_0000, 0x2_0000);
+    let irq0 = LegacyIrq::new(router.isa_wire(0));
+    let irq8 = LegacyIrq::new(router.isa_wire(8));
+    let layout =
+        CmosLayout { low_ram_bytes: 64 << 20, high_ram_bytes: 0, cpus: 1, boot_order: vec![BootClass::HardDisk] };
+    attach(&bus, "rtc", Rtc::new(clock.clone(), irq8.timer_wire(), layout), &[Rtc::PORTS]);
+    let wires = HpetWires { irq0, irq8, pins: std::array::from_fn(|_| Wire::disconnected()) };
+    let hpet = attach(&bus, "hpet", Hpet::new(clock.clone(), wires), &[]);
+    bus.map_mmio(&hpet, Hpet::BASE, Hpet::LEN_BYTES);
+    let memory = GuestMemory::new(&[(0, 1 << 20)])?;
+    let files = FwCfgBuilder::new().file("etc/file", vec![7; 300]).build(memory).map_err(std::io::Error::other)?;
+    attach(&bus, "fw-cfg", files, &[FwCfg::PORTS]);
+    let backdoor = Arc::new(Mutex::new(Backdoor::new(64, 1_000_000_000, None)));
+    bus.attach("backdoor", backdoor.clone());
     let mut bridge = HostBridge::new(0xc000_0000..0xfec0_0000, nothing.clone(), nothing);
     for (slot, function, attachment) in [(1, 0, piix3), (1, 3, pm), (2, 0, vga)] {
         assert!(bridge.add_function(slot, function, attachment), "each slot is free once");
     }
     let ports = [0xcf8, 0xcfc].map(|first| PortRange { first, count: 4 });
     attach(&bus, "host-bridge", bridge, &ports);
-    Ok(Board { bus, clock })
+    Ok(Board { bus, clock, vga: screen, backdoor })
 }
 
 /// Ports somebody answers at: most operations go there.
-const PORTS: [(u16, u16); 16] = [
+const PORTS: [(u16, u16); 18] = [
     (0x00, 32),
     (0x20, 2),
     (0x40, 4),
@@ -124,7 +146,12 @@ const PORTS: [(u16, u16); 16] = [
     (0xcf8, 8),
     (0xcf9, 1),
     (0x402, 1),
+    (0x70, 2),
+    (0x510, 12),
 ];
+
+/// Where registers and memory are seen by address.
+const WINDOWS: [u64; 4] = [ioapic::BASE, Hpet::BASE, 0xa_0000, 0xb_0000];
 
 /// Runs operations taken from `data` on a fresh board.
 pub fn run(data: &[u8]) {
@@ -139,13 +166,13 @@ fn step(board: &Board, input: &mut Input<'_>) {
     let bus = &board.bus;
     match input.byte() & 0x0f {
         0..=4 => {
-            let (first, count) = PORTS[usize::from(input.byte() & 0x0f)];
+            let (first, count) = PORTS[usize::from(input.byte()) % PORTS.len()];
             let port = first + u16::from(input.byte()) % count;
             let width = input.width();
             bus.port_write(port, width, &input.dword().to_le_bytes()[..width]);
         }
         5 | 6 => {
-            let (first, count) = PORTS[usize::from(input.byte() & 0x0f)];
+            let (first, count) = PORTS[usize::from(input.byte()) % PORTS.len()];
             let port = first + u16::from(input.byte()) % count;
             let width = input.width();
             bus.port_read(port, width, &mut [0; 4][..width]);
@@ -163,11 +190,11 @@ fn step(board: &Board, input: &mut Input<'_>) {
             bus.port_read(input.word(), width, &mut data);
         }
         9 | 10 => {
-            let gpa = if input.byte() & 1 == 0 { ioapic::BASE } else { 0xa_0000 } + u64::from(input.word());
+            let gpa = WINDOWS[usize::from(input.byte()) % WINDOWS.len()] + u64::from(input.word());
             bus.mmio_write(gpa, &input.dword().to_le_bytes());
         }
         11 => {
-            let gpa = if input.byte() & 1 == 0 { ioapic::BASE } else { 0xa_0000 } + u64::from(input.word());
+            let gpa = WINDOWS[usize::from(input.byte()) % WINDOWS.len()] + u64::from(input.word());
             bus.mmio_read(gpa, &mut [0; 8]);
         }
         12 => {
@@ -184,11 +211,33 @@ fn step(board: &Board, input: &mut Input<'_>) {
             }
         }
         13 => {
-            let (first, count) = PORTS[usize::from(input.byte() & 0x0f)];
+            let (first, count) = PORTS[usize::from(input.byte()) % PORTS.len()];
             let port = first + u16::from(input.byte()) % count;
             bus.port_write(port, 1, &vec![input.byte(); usize::from(input.byte()) + 1]);
         }
+        14 => outside(board, input),
         _ => life(bus, input),
+    }
+}
+
+/// What the board does besides guest accesses: pictures, and the pointer's calls, which come with registers.
+fn outside(board: &Board, input: &mut Input<'_>) {
+    match input.byte() % 3 {
+        0 => {
+            let vga = board.vga.lock();
+            let frame = vga.render();
+            assert_eq!(frame.rgba.len() as u64, u64::from(frame.width) * u64::from(frame.height) * 4);
+            let _no_text_in_graphics = vga.text_screen();
+        }
+        1 => {
+            let sample = PointerSample { x: input.word(), y: input.word(), ..PointerSample::default() };
+            board.backdoor.lock().pointer(sample);
+        }
+        _ => {
+            let (ebx, ecx) = (input.dword(), u32::from(input.byte()));
+            let mut call = BackdoorCall { eax: 0x564d_5868, ebx, ecx, edx: 0x5658, esi: 0, edi: 0 };
+            board.backdoor.lock().call(&mut call);
+        }
     }
 }
 

@@ -232,6 +232,7 @@ impl Board {
         let board = Self {
             accel,
             vm,
+            memory,
             bus,
             clock,
             timers,

@@ -19,6 +19,7 @@ use benchtop_devices::serial::SerialPort;
 use benchtop_devices::video::Vga;
 use benchtop_devices::{Bus, VirtualClock};
 use benchtop_hypervisor::Vm;
+use benchtop_memory::{Gpa, GuestMemory};
 use parking_lot::Mutex;
 
 use crate::cpu_io::BoardIo;
@@ -44,6 +45,7 @@ struct Medium {
 pub struct Board {
     accel: &'static str,
     vm: Arc<dyn Vm>,
+    memory: GuestMemory,
     bus: Arc<Bus>,
     clock: VirtualClock,
     timers: Arc<Timers>,
@@ -174,6 +176,15 @@ impl Board {
     /// Whether the guest has read all keys.
     pub fn keyboard_drained(&self) -> bool {
         self.i8042.device.lock().keyboard_drained()
+    }
+
+    /// Whether the firmware has keys that nobody asked it for yet: head and tail of its buffer differ (BIOS data area,
+    /// 40:1Ah and 40:1Ch, offsets from 1Eh to 3Dh). An operating system that does without firmware leaves them alike.
+    pub fn firmware_holds_keys(&self) -> bool {
+        let Ok([head_low, head_high, tail_low, tail_high]) = self.memory.read_array(Gpa(0x41a)) else { return false };
+        let (head, tail) = (u16::from_le_bytes([head_low, head_high]), u16::from_le_bytes([tail_low, tail_high]));
+        let buffer = 0x1e..0x3e;
+        buffer.contains(&head) && buffer.contains(&tail) && head != tail
     }
 
     /// Input for COM1; says how many bytes were taken.
