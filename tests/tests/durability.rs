@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use benchtop_tests::guests::crc32;
 use benchtop_tests::vm::{self, Bench};
 
@@ -62,13 +62,14 @@ fn what_was_reported_complete_survives_the_monitors_death() -> Result<()> {
         fs::remove_file(&iso)?;
 
         let serial = guest.serial();
-        let done: u32 = serial
+        let done: Option<u32> = serial
             .rsplit_once('\n')
             .map_or("", |(whole, _)| whole)
             .lines()
             .rev()
-            .find_map(|line| line.strip_prefix("done ")?.parse().ok())
-            .context("the guest reported nothing")?;
+            .find_map(|line| line.strip_prefix("done ")?.parse().ok());
+        // Killed in the middle of its first report, it promised nothing.
+        let Some(done) = done else { continue };
         let found = records(&disk)?;
         for back in 0..SLOTS.min(done - first + 1) {
             let number = done - back;
@@ -82,6 +83,9 @@ fn what_was_reported_complete_survives_the_monitors_death() -> Result<()> {
             );
         }
         first = done + SLOTS;
+        if (kill + 1) % 20 == 0 {
+            println!("{} kills, {done} records so far", kill + 1);
+        }
     }
     Ok(())
 }

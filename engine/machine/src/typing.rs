@@ -11,7 +11,7 @@ use crate::board::Board;
 const BETWEEN_CHARACTERS: Duration = Duration::from_millis(20);
 /// How long a guest that reads no keys is waited for. A boot loader that loads modules
 /// looks away for seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Types `text`, a character at a time.
