@@ -196,7 +196,8 @@ impl Machine {
         self.inner.board.text_screen()
     }
 
-    /// Types text on a US keyboard, at a pace firmware keeps up with. `\n` is Enter. Returns when it was all queued.
+    /// Types text on a US keyboard, at a pace firmware keeps up with, as long as it reads a key within five
+    /// seconds; after that the rest is typed unpaced and may be lost. `\n` is Enter. Returns when it was all queued.
     ///
     /// # Errors
     /// [`MachineError::NoKey`], before any key is typed.
@@ -212,8 +213,8 @@ impl Machine {
         typing::send_keys(&self.inner.board, chord)
     }
 
-    /// Input for COM1. Waits where the guest takes it slowly, at most a second without progress; the rest is lost, as
-    /// on a line without flow control.
+    /// Input for COM1. Waits where the guest takes it slowly, at most five seconds without progress; the rest is
+    /// lost, as on a line without flow control.
     pub fn serial_input(&self, bytes: &[u8]) {
         typing::serial_input(&self.inner.board, bytes);
     }
