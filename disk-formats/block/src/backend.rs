@@ -78,16 +78,6 @@ pub trait DiskBackend: Send + Sync {
     /// holds is then unspecified but never memory of this process.
     fn read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError>;
 
-    /// Tries to read without waiting for the host's disk: `Ok(true)` when `into` was filled, `Ok(false)` when it would
-    /// have to wait and nothing is known about `into`. The default never fills.
-    ///
-    /// # Errors
-    /// As [`read_at`](Self::read_at).
-    fn try_read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<bool, BlockError> {
-        let (_, _) = (offset_bytes, into);
-        Ok(false)
-    }
-
     /// Writes `from` at `offset_bytes`. With `fua` it is durable on return.
     ///
     /// # Errors

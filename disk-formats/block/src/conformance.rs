@@ -102,12 +102,6 @@ fn check_out_of_range(disk: &dyn DiskBackend) {
     {
         let error = read(disk, offset, len, &[]).expect_err("a read that leaves the disk fails");
         assert_eq!(error.kind(), BlockErrorKind::OutOfRange, "read {offset:#x}+{len:#x}: {error}");
-        let mut bytes = vec![0; len];
-        let error = disk.try_read_at(offset, &cut(&mut bytes, &[])).err().map(|error| error.kind());
-        assert!(
-            matches!(error, None | Some(BlockErrorKind::OutOfRange)),
-            "inline read {offset:#x}+{len:#x}: {error:?}"
-        );
     }
     read(disk, size, 0, &[]).expect("nothing at the end is on the disk");
 }
@@ -164,12 +158,6 @@ fn model(disk: &dyn DiskBackend, seed: u64) {
                 }
             }
             4 => disk.flush().expect("a flush succeeds"),
-            5 => {
-                let mut bytes = vec![0x5a; len];
-                if disk.try_read_at(offset, &cut(&mut bytes, &cuts)).expect("an inline read does not fail") {
-                    assert_eq!(bytes, model[range], "seed {seed}, step {step}: inline read at {offset:#x}");
-                }
-            }
             _ => {
                 let bytes = read(disk, offset, len, &cuts).expect("a read succeeds");
                 assert_eq!(bytes, model[range], "seed {seed}, step {step}: read at {offset:#x}");
@@ -213,7 +201,6 @@ mod tests {
         WritesNextDoor,
         GrowsAtTheEnd,
         PanicsOnOverflow,
-        InlineReadIsStale,
         DiscardDoesNothing,
         DiscardTakesMore,
         ForcedWriteIsLost,
@@ -234,13 +221,6 @@ mod tests {
                 Mistake::PanicsOnOverflow => self.0.read_at(offset_bytes + len - len, into),
                 _ => self.0.read_at(offset_bytes, into),
             }
-        }
-
-        fn try_read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<bool, BlockError> {
-            if self.1 == Mistake::InlineReadIsStale {
-                return Ok(true);
-            }
-            self.0.try_read_at(offset_bytes, into)
         }
 
         fn write_at(&self, offset_bytes: u64, from: &[VolatileSlice<'_>], fua: bool) -> Result<(), BlockError> {
@@ -279,7 +259,6 @@ mod tests {
             Mistake::WritesNextDoor,
             Mistake::GrowsAtTheEnd,
             Mistake::PanicsOnOverflow,
-            Mistake::InlineReadIsStale,
             Mistake::DiscardDoesNothing,
             Mistake::DiscardTakesMore,
             Mistake::ForcedWriteIsLost,

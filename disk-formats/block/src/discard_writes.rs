@@ -64,15 +64,6 @@ impl DiskBackend for DiscardWrites {
         Ok(())
     }
 
-    fn try_read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<bool, BlockError> {
-        self.info().check_range(offset_bytes, pieces::len_bytes(into))?;
-        let filled = self.base.try_read_at(offset_bytes, into)?;
-        if filled {
-            self.cover(offset_bytes, into);
-        }
-        Ok(filled)
-    }
-
     fn write_at(&self, offset_bytes: u64, from: &[VolatileSlice<'_>], _fua: bool) -> Result<(), BlockError> {
         self.info().check_write(offset_bytes, pieces::len_bytes(from))?;
         let limit = usize::try_from(self.limit_bytes / CHUNK_BYTES as u64).unwrap_or(usize::MAX);

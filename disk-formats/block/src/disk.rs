@@ -15,10 +15,6 @@ use crate::{
     DiskStats, Operation, Request, SECTOR_BYTES, Submission, WriteCacheRefused,
 };
 
-/// The longest read that is tried on the submitting thread, in bytes. Copying more from the host's page cache takes
-/// longer than waking a worker.
-const INLINE_READ_MAX_BYTES: u64 = 256 << 10;
-
 /// How to open a [`Disk`] on a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskOptions {
@@ -76,31 +72,18 @@ impl Disk {
 
     /// Starts a request. Never waits for the host's disk (but with [`DiskOptions::inline`]).
     ///
-    /// [`Submission::Done`] means the sink will not be told: the request was wrong, needed no work, or was a read that
-    /// the host could fill from its cache. Otherwise the sink is told on a worker thread, once.
+    /// [`Submission::Done`] means the sink will not be told: the request was wrong or needed no work. Otherwise the sink
+    /// is told on a worker thread, once; also of a read that the host's cache could fill at once. A controller that
+    /// interrupts before the write that started it has returned is faster than any real one, and there are drivers that
+    /// do not expect it; and the copy is work that the vCPU need not do.
     pub fn submit(&self, request: Request) -> Submission {
-        let mut job = Job { request, submitted: Instant::now(), internal: false };
+        let job = Job { request, submitted: Instant::now(), internal: false };
         if let Err(error) = check(&job.request) {
             return self.done(job, Err(error));
         }
         if self.owner.inline {
             let (job, result) = self.core().run_to_end(job);
             return self.done(job, result);
-        }
-        let Request { operation, offset_bytes, len_bytes, .. } = job.request;
-        if operation == Operation::Read && len_bytes <= INLINE_READ_MAX_BYTES {
-            let slices = job.request.buffer.slices(0, len_bytes);
-            match self.core().backend.try_read_at(offset_bytes, &slices) {
-                Ok(true) => {
-                    drop(slices);
-                    return self.done(job, Ok(()));
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    drop(slices);
-                    return self.done(job, Err(error));
-                }
-            }
         }
         self.enqueue(job)
     }

@@ -4,4 +4,4 @@ mod lock;
 mod vectored;
 
 pub use lock::{Lock, try_lock};
-pub use vectored::{Durability, read_at, try_read_at, write_at};
+pub use vectored::{Durability, read_at, write_at};

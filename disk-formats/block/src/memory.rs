@@ -64,10 +64,6 @@ impl DiskBackend for MemoryDisk {
         })
     }
 
-    fn try_read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<bool, BlockError> {
-        self.read_at(offset_bytes, into).map(|()| true)
-    }
-
     fn write_at(&self, offset_bytes: u64, from: &[VolatileSlice<'_>], _fua: bool) -> Result<(), BlockError> {
         self.info().check_write(offset_bytes, pieces::len_bytes(from))?;
         let mut chunks = self.chunks.write();

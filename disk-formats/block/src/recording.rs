@@ -181,10 +181,6 @@ impl DiskBackend for RecordingDisk {
         self.inner.read_at(offset_bytes, into)
     }
 
-    fn try_read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<bool, BlockError> {
-        self.inner.try_read_at(offset_bytes, into)
-    }
-
     fn write_at(&self, offset_bytes: u64, from: &[VolatileSlice<'_>], fua: bool) -> Result<(), BlockError> {
         let len_bytes = pieces::len_bytes(from);
         let id = self.recorder.begin(|id| Event::WriteBegin { id, offset_bytes, len_bytes });

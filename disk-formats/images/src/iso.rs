@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use benchtop_block::file::{self, Lock};
 use benchtop_block::{BlockError, BlockErrorKind, DiscardBehavior, DiskBackend, DiskInfo, pieces};
@@ -22,8 +21,6 @@ pub struct IsoDisk {
     file_bytes: u64,
     size_bytes: u64,
     iso9660: bool,
-    /// The host can say whether a read would wait.
-    can_try: AtomicBool,
 }
 
 impl IsoDisk {
@@ -46,7 +43,7 @@ impl IsoDisk {
             return Err(BlockError::new(BlockErrorKind::InUse, "the disc image is being written by another VM"));
         }
         let iso9660 = probe_file(&file)? == Format::Iso;
-        Ok(Self { file, file_bytes, size_bytes, iso9660, can_try: AtomicBool::new(true) })
+        Ok(Self { file, file_bytes, size_bytes, iso9660 })
     }
 
     /// Whether it holds an ISO 9660 or UDF volume. Guests use discs without one too, so this is only advice.
@@ -73,22 +70,15 @@ impl IsoDisk {
         (stored, padding)
     }
 
-    fn read(
-        &self,
-        offset_bytes: u64,
-        into: &[VolatileSlice<'_>],
-        call: impl Fn(&File, u64, &[VolatileSlice<'_>]) -> io::Result<bool>,
-    ) -> io::Result<bool> {
+    fn read(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> io::Result<()> {
         // Only the last block can be short; all other reads go as they are.
         if offset_bytes.saturating_add(pieces::len_bytes(into)) <= self.file_bytes {
-            return call(&self.file, offset_bytes, into);
+            return file::read_at(&self.file, offset_bytes, into);
         }
         let (stored, padding) = self.split(offset_bytes, into);
-        let filled = call(&self.file, offset_bytes, &stored)?;
-        if filled {
-            padding.iter().for_each(pieces::zero);
-        }
-        Ok(filled)
+        file::read_at(&self.file, offset_bytes, &stored)?;
+        padding.iter().for_each(pieces::zero);
+        Ok(())
     }
 }
 
@@ -106,26 +96,8 @@ impl DiskBackend for IsoDisk {
 
     fn read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
         self.info().check_range(offset_bytes, pieces::len_bytes(into))?;
-        self.read(offset_bytes, into, |file, offset, slices| file::read_at(file, offset, slices).map(|()| true))
-            .map(|_filled| ())
+        self.read(offset_bytes, into)
             .map_err(|error| BlockError::from_io(format!("reading the disc image at {offset_bytes:#x} failed"), error))
-    }
-
-    fn try_read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<bool, BlockError> {
-        self.info().check_range(offset_bytes, pieces::len_bytes(into))?;
-        if !self.can_try.load(Relaxed) {
-            return Ok(false);
-        }
-        match self.read(offset_bytes, into, file::try_read_at) {
-            Ok(filled) => Ok(filled),
-            Err(error) => {
-                // A worker will meet a real error again.
-                if error.kind() == io::ErrorKind::Unsupported {
-                    self.can_try.store(false, Relaxed);
-                }
-                Ok(false)
-            }
-        }
     }
 
     fn write_at(&self, offset_bytes: u64, from: &[VolatileSlice<'_>], _fua: bool) -> Result<(), BlockError> {
@@ -184,7 +156,5 @@ mod tests {
         let disk = IsoDisk::open(file.reopen().unwrap()).unwrap();
         file.as_file().set_len(4096).unwrap();
         assert_eq!(read(&disk, 4096, 2048, &[]).unwrap_err().kind(), BlockErrorKind::Io);
-        let mut bytes = [0; 2048];
-        assert!(!disk.try_read_at(4096, &[VolatileSlice::from(&mut bytes[..])]).unwrap());
     }
 }

@@ -18,8 +18,6 @@ pub struct RawDisk {
     size_bytes: u64,
     read_only: bool,
     discard: DiscardBehavior,
-    /// The host can say whether a read would wait.
-    can_try: AtomicBool,
     /// A sync failed and the image was not reopened since.
     poisoned: AtomicBool,
 }
@@ -43,8 +41,8 @@ impl RawDisk {
         }
         let discard =
             if read_only || !can_punch(&file, file_bytes) { DiscardBehavior::Ignored } else { DiscardBehavior::Zeroes };
-        let (can_try, poisoned) = (AtomicBool::new(true), AtomicBool::new(false));
-        Ok(Self { file, size_bytes, read_only, discard, can_try, poisoned })
+        let poisoned = AtomicBool::new(false);
+        Ok(Self { file, size_bytes, read_only, discard, poisoned })
     }
 
     fn check_write(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BlockError> {
@@ -120,23 +118,6 @@ impl DiskBackend for RawDisk {
         self.info().check_range(offset_bytes, pieces::len_bytes(into))?;
         file::read_at(&self.file, offset_bytes, into)
             .map_err(|error| BlockError::from_io(format!("reading the image at {offset_bytes:#x} failed"), error))
-    }
-
-    fn try_read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<bool, BlockError> {
-        self.info().check_range(offset_bytes, pieces::len_bytes(into))?;
-        if !self.can_try.load(Relaxed) {
-            return Ok(false);
-        }
-        match file::try_read_at(&self.file, offset_bytes, into) {
-            Ok(filled) => Ok(filled),
-            Err(error) => {
-                // A worker will meet a real error again.
-                if error.kind() == io::ErrorKind::Unsupported {
-                    self.can_try.store(false, Relaxed);
-                }
-                Ok(false)
-            }
-        }
     }
 
     fn write_at(&self, offset_bytes: u64, from: &[VolatileSlice<'_>], fua: bool) -> Result<(), BlockError> {

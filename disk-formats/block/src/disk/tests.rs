@@ -417,23 +417,12 @@ fn wrong_requests_are_answered_at_once() {
         (0, 512, IoBuffer::None),
         (!511, 512, IoBuffer::Host(vec![0; 512])),
         (!511, 1024, IoBuffer::Host(vec![0; 1024])),
-        (8192, 512, IoBuffer::Host(vec![0; 512])),
     ] {
         let sink = bench.sink.clone();
         let request = Request { token: 1, operation: Operation::Read, offset_bytes, len_bytes, buffer, sink };
         let Submission::Done(completed) = bench.disk.submit(request) else { panic!("{offset_bytes} {len_bytes}") };
         assert_eq!(kind(completed.result), BlockErrorKind::OutOfRange);
     }
-}
-
-#[test]
-fn reads_that_need_not_wait_do_not_change_threads() {
-    let bench = Bench::new(Arc::new(MemoryDisk::from_bytes(&[6; 4096])), CacheMode::Writethrough);
-    let Submission::Done(completed) = bench.submit(1, Operation::Read, 1, vec![0; 1024]) else { panic!("pending") };
-    let IoBuffer::Host(bytes) = completed.buffer else { panic!("another buffer") };
-    assert_eq!(bytes, [6; 1024]);
-    assert_eq!(bench.disk.owner.core.lock().workers.running, 0);
-    assert_eq!((bench.disk.stats().requests.read, bench.disk.stats().bytes.read), (1, 1024));
 }
 
 #[test]

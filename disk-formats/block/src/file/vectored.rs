@@ -26,14 +26,6 @@ pub fn read_at(file: &File, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> io
     imp::read_at(file, offset_bytes, into)
 }
 
-/// Tries to fill `into` from the host's page cache: `Ok(false)` when the host would have to wait, or can not tell.
-///
-/// # Errors
-/// The host's. `Unsupported` says that this file never can: do not ask again.
-pub fn try_read_at(file: &File, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> io::Result<bool> {
-    imp::try_read_at(file, offset_bytes, into)
-}
-
 /// Writes `from` at `offset_bytes`.
 ///
 /// # Errors
@@ -113,25 +105,6 @@ mod imp {
         Ok(())
     }
 
-    pub fn try_read_at(file: &File, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> io::Result<bool> {
-        let mut transfer = Transfer { slices: into, done: 0, offset_bytes };
-        while transfer.pending() {
-            match transfer.step(libc::preadv2, file, libc::RWF_NOWAIT) {
-                // The end of the file, or cached only in part: let a worker find out.
-                Ok(0) => return Ok(false),
-                Ok(_) => {}
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN | libc::EINTR) => return Ok(false),
-                    Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) => {
-                        return Err(io::ErrorKind::Unsupported.into());
-                    }
-                    _ => return Err(error),
-                },
-            }
-        }
-        Ok(true)
-    }
-
     pub fn write_at(
         file: &File,
         offset_bytes: u64,
@@ -202,10 +175,6 @@ mod imp {
         })
     }
 
-    pub fn try_read_at(_file: &File, _offset_bytes: u64, _into: &[VolatileSlice<'_>]) -> io::Result<bool> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
     pub fn write_at(
         file: &File,
         offset_bytes: u64,
@@ -252,11 +221,6 @@ mod tests {
         // The file ends before the list does.
         let end = read_at(&file, 6, &into).unwrap_err();
         assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
-        match try_read_at(&file, 5, &into) {
-            Ok(filled) => assert!(filled, "just written, so in the page cache"),
-            Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
-        }
-        assert!(!try_read_at(&file, 6, &into).unwrap_or(false));
         read_at(&file, 5, &into).unwrap();
         into.clear();
         read_at(&file, u64::MAX, &into).unwrap();

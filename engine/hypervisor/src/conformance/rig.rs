@@ -223,6 +223,12 @@ impl Rig {
         }
     }
 
+    /// A board that kicks the first vCPU whenever it is told something.
+    pub fn board_that_kicks(&self) -> Recorder<'static> {
+        let handle = self.handles[0].clone();
+        self.board_with(move |_| handle.kick())
+    }
+
     /// Puts code or data into RAM.
     pub fn poke(&self, at: usize, bytes: &[u8]) {
         assert!(self.ram.write(at, bytes));

@@ -136,8 +136,7 @@ pub fn a_kick_leaves_no_access_half_done(hypervisor: &dyn Hypervisor) {
         STOP,
     ]);
     let mut rig = Rig::new(hypervisor, 1, &guest);
-    let handle = rig.handles[0].clone();
-    let board = rig.board_with(move |_| handle.kick());
+    let board = rig.board_that_kicks();
     let mut vcpu = rig.bind();
     run_to_kick(&mut *vcpu, &board);
     assert_eq!(board.events(), [Event::PortRead(0x80, 1, vec![1])]);

@@ -29,8 +29,7 @@ pub fn round_trip(hypervisor: &dyn Hypervisor) {
         STOP,
     ]);
     let mut rig = Rig::new(hypervisor, 1, &guest);
-    let handle = rig.handles[0].clone();
-    let board = rig.board_with(move |_| handle.kick());
+    let board = rig.board_that_kicks();
     let mut vcpu = rig.bind();
     run_to_kick(&mut *vcpu, &board);
     let saved = vcpu.save().expect("a vCPU can be saved");
@@ -64,8 +63,7 @@ pub fn a_state_moves_to_another_vm(hypervisor: &dyn Hypervisor) {
         STOP,
     ]);
     let mut from = Rig::new(hypervisor, 2, &guest);
-    let handle = from.handles[0].clone();
-    let board = from.board_with(move |_| handle.kick());
+    let board = from.board_that_kicks();
     let mut vcpu = from.bind();
     super::running::enter_long_mode(&from, &mut *vcpu);
     run_to_kick(&mut *vcpu, &board);
@@ -164,8 +162,7 @@ pub fn an_acknowledged_interrupt_survives_saving(hypervisor: &dyn Hypervisor) {
     rig.vector(0x33, 0x1100);
     rig.poke(0x1100, STOP);
     let mut vcpu = rig.bind();
-    let handle = rig.handles[0].clone();
-    let board = rig.board_with(move |_| handle.kick());
+    let board = rig.board_that_kicks();
     board.kick_on_acknowledge.store(true, Ordering::SeqCst);
     run_to_kick(&mut *vcpu, &board);
     board.pic.lock().push_back(0x33);
@@ -198,8 +195,7 @@ pub fn tsc_stands_still_while_paused(hypervisor: &dyn Hypervisor) {
         STOP,
     ]);
     let mut rig = Rig::new(hypervisor, 1, &guest);
-    let handle = rig.handles[0].clone();
-    let board = rig.board_with(move |_| handle.kick());
+    let board = rig.board_that_kicks();
     let mut vcpu = rig.bind();
     run_to_kick(&mut *vcpu, &board);
     vcpu.tsc_pause().expect("the TSC can be stopped");

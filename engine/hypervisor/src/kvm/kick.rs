@@ -106,7 +106,10 @@ impl Kick {
     /// Gets the vCPU out of KVM_RUN, if it is in there, without stopping it for good.
     pub fn interrupt(&self) {
         self.arm();
-        if let Some(thread) = *self.thread.lock() {
+        // SAFETY: no arguments, can not fail.
+        let own = unsafe { libc::gettid() };
+        // The vCPU's own thread is not in there: an access of the guest's that it is handling raised an interrupt.
+        if let Some(thread) = self.thread.lock().filter(|thread| *thread != own) {
             // SAFETY: plain numbers. The thread is bound, so it is alive; were it not, the call would fail, and the
             // handler does nothing wherever it runs.
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal_number()) };
