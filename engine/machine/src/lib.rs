@@ -23,3 +23,4 @@ mod vcpus;
 
 pub use machine::{Machine, MachineError, MachineEvent, Screen};
 pub use parts::{CdPart, DirectKernel, DiskPart, Firmware, MachineParts};
+pub use typing::Typing;

@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::board::Board;
 use crate::supervisor::Task;
-use crate::{MachineParts, typing};
+use crate::{MachineParts, Typing, typing};
 
 /// Why a machine could not be made or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,14 @@ pub enum MachineError {
     /// A character no key types.
     #[error("no key types {0:?}")]
     NoKey(String),
+    /// The guest stopped reading its keyboard while a text was typed.
+    #[error("the guest reads no keys: {typed} of {of} characters were typed")]
+    KeysNotRead {
+        /// Characters pressed so far.
+        typed: usize,
+        /// Characters of the whole text.
+        of: usize,
+    },
 }
 
 /// What happens to a machine by itself.
@@ -196,13 +204,23 @@ impl Machine {
         self.inner.board.text_screen()
     }
 
-    /// Types text on a US keyboard, at a pace firmware keeps up with, as long as it reads a key within five
-    /// seconds; after that the rest is typed unpaced and may be lost. `\n` is Enter. Returns when it was all queued.
+    /// Types text on a US keyboard, each character when the guest has taken the one before. `\n` is Enter. Returns
+    /// when it is all typed.
     ///
     /// # Errors
-    /// [`MachineError::NoKey`], before any key is typed.
+    /// [`MachineError::NoKey`], before any key is typed; [`MachineError::KeysNotRead`] when the guest reads none for
+    /// five seconds.
     pub fn type_text(&self, text: &str) -> Result<(), MachineError> {
         typing::type_text(&self.inner.board, text)
+    }
+
+    /// As [`type_text`](Self::type_text), for who has other things to do meanwhile: goes on with `typing` if the guest
+    /// is ready, and says whether it is done.
+    ///
+    /// # Errors
+    /// [`MachineError::KeysNotRead`].
+    pub fn type_on(&self, typing: &mut Typing) -> Result<bool, MachineError> {
+        typing.step(&self.inner.board)
     }
 
     /// Presses a chord, such as `ctrl-alt-del` or `f12`, and lets go.

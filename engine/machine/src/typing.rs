@@ -1,5 +1,6 @@
 //! Keys and serial input at a pace the guest keeps up with.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use benchtop_devices::input::keymap::{self, KeyEvent};
@@ -9,46 +10,88 @@ use crate::board::Board;
 
 /// Between two characters: a person's pace at its fastest.
 const BETWEEN_CHARACTERS: Duration = Duration::from_millis(20);
-/// How long a guest that reads no keys is waited for. A boot loader that loads modules
-/// looks away for seconds.
+/// How long a guest that reads nothing is waited for by those who can not wait longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// Types `text`, a character at a time.
-pub fn type_text(board: &Board, text: &str) -> Result<(), MachineError> {
-    let groups = keymap::type_text(text).map_err(|error| MachineError::NoKey(error.to_string()))?;
-    let mut reads = true;
-    for group in &groups {
-        // A guest that did not read once is not waited for again.
-        reads = reads && wait_until_read(board);
-        press(board, group);
-        std::thread::sleep(BETWEEN_CHARACTERS);
+/// A text on its way into the guest, a character at a time, each when the guest has taken the one before: from the
+/// controller, and from the firmware's buffer, which holds no more than 15 keys. Nothing is lost on the way, however
+/// long the guest looks away.
+#[derive(Debug)]
+pub struct Typing {
+    characters: VecDeque<Vec<KeyEvent>>,
+    typed: usize,
+    /// When the last character was pressed, or the text was begun.
+    since: Instant,
+    patience: Duration,
+    /// The firmware's buffer is waited for. An operating system that put something else in its place is found out by
+    /// its not changing.
+    asks_firmware: bool,
+}
+
+impl Typing {
+    /// Will type `text` on a US keyboard; `patience` is how long the guest may look away from one character.
+    ///
+    /// # Errors
+    /// [`MachineError::NoKey`].
+    pub fn new(text: &str, patience: Duration) -> Result<Self, MachineError> {
+        let characters = keymap::type_text(text).map_err(|error| MachineError::NoKey(error.to_string()))?.into();
+        Ok(Self { characters, typed: 0, since: Instant::now(), patience, asks_firmware: true })
     }
-    Ok(())
-}
 
-/// Presses a chord.
-pub fn send_keys(board: &Board, chord: &str) -> Result<(), MachineError> {
-    let group = keymap::chord(chord).map_err(|error| MachineError::NoKey(error.to_string()))?;
-    wait_until_read(board);
-    press(board, &group);
-    Ok(())
-}
-
-/// Waits until the guest has taken what was typed before: from the controller, and from the firmware's buffer, which
-/// holds no more than 15 keys. False when it does not seem to read at all.
-fn wait_until_read(board: &Board) -> bool {
-    let waiting_since = Instant::now();
-    while !board.keyboard_drained() || board.firmware_holds_keys() {
-        if waiting_since.elapsed() >= PATIENCE {
-            return false;
+    /// Presses the next character if it is time. True once all are pressed. Never waits.
+    ///
+    /// # Errors
+    /// [`MachineError::KeysNotRead`] when the guest's patience is over: what was typed up to here is with the guest.
+    pub(crate) fn step(&mut self, board: &Board) -> Result<bool, MachineError> {
+        if self.characters.is_empty() {
+            return Ok(true);
         }
+        let waited = self.since.elapsed();
+        if self.typed > 0 && waited < BETWEEN_CHARACTERS {
+            return Ok(false);
+        }
+        if !board.keyboard_drained() {
+            let (typed, of) = (self.typed, self.typed + self.characters.len());
+            return if waited < self.patience { Ok(false) } else { Err(MachineError::KeysNotRead { typed, of }) };
+        }
+        if self.asks_firmware && board.firmware_holds_keys() {
+            if waited < self.patience {
+                return Ok(false);
+            }
+            self.asks_firmware = false;
+        }
+        if let Some(character) = self.characters.pop_front() {
+            press(board, &character);
+            self.typed += 1;
+            self.since = Instant::now();
+        }
+        Ok(self.characters.is_empty())
+    }
+}
+
+/// Types `text` and waits until it is typed.
+pub fn type_text(board: &Board, text: &str) -> Result<(), MachineError> {
+    let mut typing = Typing::new(text, PATIENCE)?;
+    while !typing.step(board)? {
         std::thread::sleep(LOOK_AGAIN);
     }
-    true
+    Ok(())
 }
 
-/// Queues one group.
+/// Presses a chord, once what was pressed before is read; after a while in any case, for it may be what wakes a guest
+/// that reads nothing else.
+pub fn send_keys(board: &Board, chord: &str) -> Result<(), MachineError> {
+    let chord = keymap::chord(chord).map_err(|error| MachineError::NoKey(error.to_string()))?;
+    let waiting_since = Instant::now();
+    while (!board.keyboard_drained() || board.firmware_holds_keys()) && waiting_since.elapsed() < PATIENCE {
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    press(board, &chord);
+    Ok(())
+}
+
+/// Queues the events of one character or chord.
 fn press(board: &Board, group: &[KeyEvent]) {
     for event in group {
         // A full queue loses the key, as a keyboard's own buffer does.

@@ -51,6 +51,18 @@ struct Shared {
     handles: Vec<Arc<dyn VcpuHandle>>,
 }
 
+impl Shared {
+    fn enter(&self, state: &mut State, phase: Phase) {
+        state.phase = phase;
+        self.leave.store(phase != Phase::Running, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    fn kick_all(&self) {
+        self.handles.iter().for_each(|handle| handle.kick());
+    }
+}
+
 /// All vCPU threads of one machine.
 pub struct Vcpus {
     shared: Arc<Shared>,
@@ -101,14 +113,10 @@ impl Vcpus {
     pub fn ask_to_park(&self) {
         let mut state = self.shared.state.lock();
         if state.phase == Phase::Running {
-            state.phase = Phase::Parked;
-            self.shared.leave.store(true, Ordering::SeqCst);
-            self.shared.changed.notify_all();
+            self.shared.enter(&mut state, Phase::Parked);
         }
         drop(state);
-        for handle in &self.shared.handles {
-            handle.kick();
-        }
+        self.shared.kick_all();
     }
 
     /// Parks all and returns when they are. Never on a vCPU's own thread.
@@ -128,9 +136,7 @@ impl Vcpus {
     pub fn run(&self) {
         let mut state = self.shared.state.lock();
         if state.phase == Phase::Parked {
-            state.phase = Phase::Running;
-            self.shared.leave.store(false, Ordering::SeqCst);
-            self.shared.changed.notify_all();
+            self.shared.enter(&mut state, Phase::Running);
         }
     }
 
@@ -157,15 +163,8 @@ impl Vcpus {
 
     /// Ends all threads and waits for them. Never on a vCPU's own thread.
     pub fn stop(&self) {
-        {
-            let mut state = self.shared.state.lock();
-            state.phase = Phase::Stopping;
-            self.shared.leave.store(true, Ordering::SeqCst);
-            self.shared.changed.notify_all();
-        }
-        for handle in &self.shared.handles {
-            handle.kick();
-        }
+        self.shared.enter(&mut self.shared.state.lock(), Phase::Stopping);
+        self.shared.kick_all();
         for thread in self.threads.lock().drain(..) {
             // A vCPU thread that panicked is gone too; the panic was printed where it happened.
             drop(thread.join());

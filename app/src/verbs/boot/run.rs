@@ -25,6 +25,8 @@ use crate::verbs::screenshot::write_png;
 
 /// How often the screen is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The same while a text is typed.
+const TYPE_EVERY: Duration = Duration::from_millis(10);
 /// How often the user is told.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
@@ -145,7 +147,7 @@ fn follow(
             let (state, reason) = session.feed().state();
             progress.update(reason.as_deref().unwrap_or(state.name()));
         }
-        let next = Instant::now() + LOOK_EVERY;
+        let next = Instant::now() + if typist.is_typing() { TYPE_EVERY } else { LOOK_EVERY };
         let next = deadline.map_or(next, |deadline| next.min(deadline));
         if watched.wait(next) {
             continue;

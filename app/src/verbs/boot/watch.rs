@@ -5,14 +5,17 @@ use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use benchtop_control::Failure;
-use benchtop_control::command::Command;
+use benchtop_control::{Failure, FailureKind};
 use benchtop_machine::monitor::Session;
+use benchtop_machine::{MachineError, Typing};
 
 use crate::verbs::keyboard::unescape;
 
 /// The longest piece of serial output a text is looked for in.
 const TAIL_BYTES: usize = 64 << 10;
+/// How long the guest may look away from one character. A boot loader that loads modules does for long.
+const PATIENCE: Duration = Duration::from_secs(120);
+const FIX: &str = "Look at its screen with --screenshot, or type later with `type`.";
 /// How long the screen must stand still before something is typed.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -138,6 +141,8 @@ impl Write for SerialWatch {
 #[derive(Debug)]
 pub struct Typist {
     texts: VecDeque<String>,
+    /// The one being typed.
+    typing: Option<Typing>,
     seen: Option<(Vec<String>, u64)>,
     since: Instant,
 }
@@ -145,15 +150,24 @@ pub struct Typist {
 impl Typist {
     /// Will type these.
     pub fn new(texts: &[String]) -> Self {
-        Self { texts: texts.iter().map(|text| unescape(text)).collect(), seen: None, since: Instant::now() }
+        let texts = texts.iter().map(|text| unescape(text)).collect();
+        Self { texts, typing: None, seen: None, since: Instant::now() }
     }
 
     /// Looks at the screen, and types the next text if it has stood still while no disk was read. Digits do not
     /// count: a boot menu counts seconds down.
     ///
     /// # Errors
-    /// A character is on no key.
+    /// A character is on no key, or the guest stopped reading keys.
     pub fn step(&mut self, session: &Session, screen: Option<&[String]>) -> Result<(), Failure> {
+        let failed = |error: MachineError| Failure::new(FailureKind::Failed, "can not type", format!("{error}."), FIX);
+        if let Some(typing) = &mut self.typing {
+            if session.machine().type_on(typing).map_err(failed)? {
+                self.typing = None;
+                self.since = Instant::now();
+            }
+            return Ok(());
+        }
         if self.texts.is_empty() {
             return Ok(());
         }
@@ -175,9 +189,14 @@ impl Typist {
         }
         self.since = Instant::now();
         if let Some(text) = self.texts.pop_front() {
-            session.execute(Command::Type { text }, None)?;
+            self.typing = Some(Typing::new(&text, PATIENCE).map_err(failed)?);
         }
         Ok(())
+    }
+
+    /// Whether the next step is wanted soon.
+    pub fn is_typing(&self) -> bool {
+        self.typing.is_some()
     }
 }
 

@@ -39,6 +39,9 @@ pub fn machine_failure(what: &str, error: &MachineError) -> Failure {
         MachineError::TrayLocked(_) => {
             (FailureKind::WrongState, "Eject it inside the guest, or take it out all the same with --force.")
         }
+        MachineError::KeysNotRead { .. } => {
+            (FailureKind::Failed, "Look at its screen; type the rest when it reads keys again.")
+        }
         MachineError::NoKey(_) => (FailureKind::Usage, "Only what a US keyboard has can be typed."),
     };
     Failure::new(kind, what, chain(error), fix)
