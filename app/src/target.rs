@@ -1,6 +1,8 @@
 //! The VM a verb is about: its bundle, its configuration, and its monitor if it runs.
 
+use benchtop_control::failure::chain;
 use benchtop_control::library::NewIdentity;
+use benchtop_control::wire::WireError;
 use benchtop_control::{Bundle, Client, Failure, FailureKind, Library, RuntimeFolder, VmConfig};
 
 use crate::output::Output;
@@ -81,6 +83,23 @@ pub fn is_off(name: &str) -> Failure {
         "It is off.",
         "Start it with `benchtop start`.",
     )
+}
+
+/// Looks at why a VM's events ended. That its monitor has gone is how they end after the VM went off.
+///
+/// # Errors
+/// Anything else.
+pub fn events_ended(error: &WireError) -> Result<(), Failure> {
+    match error {
+        WireError::Closed => Ok(()),
+        WireError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
+        _ => Err(Failure::new(
+            FailureKind::Failed,
+            "lost touch with the VM",
+            chain(error),
+            "See whether it still runs with `benchtop list`.",
+        )),
+    }
 }
 
 /// Gives copies identities of their own, and says so.

@@ -14,6 +14,17 @@ use std::time::Duration;
 
 use common::{World, as_nobody, blank_iso, can_run_vms, run, skip};
 
+/// Whether `holds` comes true within ten seconds.
+fn soon(holds: impl Fn() -> bool) -> bool {
+    (0..200).any(|_| {
+        let held = holds();
+        if !held {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        held
+    })
+}
+
 /// A world with a running VM, which is stopped at the end.
 struct Running {
     world: World,
@@ -205,12 +216,7 @@ fn a_killed_monitor_leaves_a_vm_that_starts_again() {
     let Some(vm) = Running::start("a_killed_monitor_leaves_a_vm_that_starts_again") else { return };
     let killed = std::process::Command::new("kill").args(["-9", &vm.pid.to_string()]).status().unwrap();
     assert!(killed.success());
-    for _ in 0..100 {
-        if vm.world.json(["show", "one"]).1["state"] == "off" {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    assert!(soon(|| vm.world.json(["show", "one"]).1["state"] == "off"));
     vm.world.ok(["start", "one"]);
 }
 
@@ -219,13 +225,7 @@ fn a_monitor_that_is_asked_to_end_does() {
     let Some(vm) = Running::start("a_monitor_that_is_asked_to_end_does") else { return };
     let asked = std::process::Command::new("kill").args(["-TERM", &vm.pid.to_string()]).status().unwrap();
     assert!(asked.success());
-    for _ in 0..100 {
-        if !vm.runtime("control.sock").exists() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("the socket is still there");
+    assert!(soon(|| !vm.runtime("control.sock").exists()), "the socket is still there");
 }
 
 #[test]
@@ -255,12 +255,7 @@ fn ctrl_c_ends_a_boot() {
     }
     let world = World::new();
     let mut child = world.command().args(["boot", "--memory", "64M", "--name", "brief"]).spawn().unwrap();
-    for _ in 0..200 {
-        if world.run(["show", "brief"]).code == 0 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    assert!(soon(|| world.run(["show", "brief"]).code == 0));
     world.ok(["keys", "brief", "esc"]);
     world.ok(["screenshot", "brief", "x.png"]);
     world.ok(["stats", "brief"]);

@@ -32,6 +32,12 @@ impl Check {
             }
         }
     }
+
+    /// `found` is what is said where it is there, and where it is not.
+    fn optional(name: &'static str, ok: bool, found: [&str; 2], fix: &str) -> Self {
+        let fix = (!ok).then(|| fix.to_owned());
+        Self { name, ok, optional: true, found: found[usize::from(!ok)].to_owned(), fix }
+    }
 }
 
 impl Doctor {
@@ -46,8 +52,18 @@ impl Doctor {
             Check::of("runtime folder", RuntimeFolder::open().map(|folder| folder.path().display().to_string())),
             Check::of("library", library()),
             Check::of("memory", memory()),
-            landlock(),
-            seccomp(),
+            Check::optional(
+                "landlock",
+                sandbox::has_landlock(),
+                ["the kernel confines a VM's files", "the kernel does not confine a VM's files"],
+                "Use Linux 5.13 or later with Landlock enabled (lsm=landlock,…).",
+            ),
+            Check::optional(
+                "seccomp",
+                has_seccomp(),
+                ["the kernel filters a VM's system calls", "the kernel has no filter for system calls"],
+                "Use a kernel with CONFIG_SECCOMP_FILTER.",
+            ),
         ];
         let capable = checks.iter().all(|check| check.ok || check.optional);
         let fields = serde_json::json!({ "ok": capable, "checks": checks });
@@ -84,27 +100,7 @@ fn memory() -> Result<String, Failure> {
     })
 }
 
-fn landlock() -> Check {
-    let ok = sandbox::has_landlock();
-    Check {
-        name: "landlock",
-        ok,
-        optional: true,
-        found: if ok { "the kernel confines a VM's files" } else { "the kernel does not confine a VM's files" }
-            .to_owned(),
-        fix: (!ok).then(|| "Use Linux 5.13 or later with Landlock enabled (lsm=landlock,…).".to_owned()),
-    }
-}
-
-fn seccomp() -> Check {
-    let ok = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
-        .is_ok_and(|actions| actions.split_whitespace().any(|action| action == "errno"));
-    Check {
-        name: "seccomp",
-        ok,
-        optional: true,
-        found: if ok { "the kernel filters a VM's system calls" } else { "the kernel has no filter for system calls" }
-            .to_owned(),
-        fix: (!ok).then(|| "Use a kernel with CONFIG_SECCOMP_FILTER.".to_owned()),
-    }
+fn has_seccomp() -> bool {
+    std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
+        .is_ok_and(|actions| actions.split_whitespace().any(|action| action == "errno"))
 }

@@ -8,14 +8,13 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
 use benchtop_control::command::VmInfo;
-use benchtop_control::wire::WireError;
 use benchtop_control::{Bundle, Command, Event, Failure, FailureKind, Library, VmState};
 use benchtop_machine::monitor::process::{StartRequest, receive_answer, send_request};
 use clap::Args;
 
 use crate::cli::{AccelChoice, not_built};
 use crate::output::Output;
-use crate::target::{Target, part_copies};
+use crate::target::{Target, events_ended, part_copies};
 use crate::verbs::monitor::VERB;
 
 /// The monitor's log starts anew above this size.
@@ -100,16 +99,7 @@ fn wait_until_off(client: &mut benchtop_control::Client) -> Result<Option<String
         match client.next_event(None) {
             Ok(Some(Event::State { state: VmState::Off, reason })) => return Ok(reason),
             Ok(_) => {}
-            Err(WireError::Closed) => return Ok(None),
-            Err(WireError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
-            Err(error) => {
-                return Err(Failure::new(
-                    FailureKind::Failed,
-                    "lost touch with the VM",
-                    benchtop_control::failure::chain(&error),
-                    "See whether it still runs with `benchtop list`.",
-                ));
-            }
+            Err(error) => return events_ended(&error).map(|()| None),
         }
     }
 }

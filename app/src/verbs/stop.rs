@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use benchtop_control::wire::WireError;
 use benchtop_control::{Command, Event, Failure, FailureKind, VmState};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::target::running;
+use crate::target::{events_ended, running};
 use crate::verbs::boot::parse_duration;
 
 /// `stop`.
@@ -64,15 +63,9 @@ impl Stop {
             match client.next_event(Some(wait)) {
                 Ok(Some(Event::State { state: VmState::Off, .. })) => {}
                 Ok(_) => progress.update("waiting for the guest"),
-                Err(WireError::Closed) => break,
-                Err(WireError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
                 Err(error) => {
-                    return Err(Failure::new(
-                        FailureKind::Failed,
-                        "lost touch with the VM",
-                        benchtop_control::failure::chain(&error),
-                        "See whether it still runs with `benchtop list`.",
-                    ));
+                    events_ended(&error)?;
+                    break;
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::{AccessCounters, PortRange, SharedDevice};
+use crate::{AccessCounters, Device, Mmio, PortIo, PortRange, SharedDevice};
 
 /// Told when an access may have changed a device's next deadline.
 pub trait DeadlineObserver: Send + Sync {
@@ -50,6 +50,9 @@ struct Maps {
     /// Sorted by base; ranges may overlap, the earlier registered one wins.
     mmio: Vec<MmioRange>,
 }
+
+/// Which of a device's counters an access counts in.
+type Counter = fn(&AccessCounters) -> &AtomicU64;
 
 /// Ports and MMIO of one machine. Shared by all vCPU threads.
 pub struct Bus {
@@ -159,80 +162,63 @@ impl Bus {
     /// IN or REP INS: `data` is whole elements of `width` bytes (1, 2 or 4). Bytes nobody drives read FFh.
     pub fn port_read(&self, port: u16, width: usize, data: &mut [u8]) {
         data.fill(0xff);
-        let Some(target) = self.port_target(port) else { return };
-        AccessCounters::count(&target.counters.pio_read);
-        let mut device = target.device.lock();
-        if let Some(io) = device.port_io() {
+        let access = |io: &mut dyn PortIo| {
             if data.len() == width { io.port_read(port, data) } else { io.port_read_string(port, width, data) }
-        }
-        self.note_deadline(&target, &mut *device);
+        };
+        self.access_port(port, |counters| &counters.pio_read, access);
     }
 
     /// OUT or REP OUTS.
     pub fn port_write(&self, port: u16, width: usize, data: &[u8]) {
-        let Some(target) = self.port_target(port) else { return };
-        AccessCounters::count(&target.counters.pio_write);
-        let mut device = target.device.lock();
-        if let Some(io) = device.port_io() {
+        let access = |io: &mut dyn PortIo| {
             if data.len() == width { io.port_write(port, data) } else { io.port_write_string(port, width, data) }
-        }
-        self.note_deadline(&target, &mut *device);
+        };
+        self.access_port(port, |counters| &counters.pio_write, access);
     }
 
     /// A write the hypervisor gathered in its ring: it cost no exit.
     pub fn coalesced_port_write(&self, port: u16, data: &[u8]) {
-        let Some(target) = self.port_target(port) else { return };
-        AccessCounters::count(&target.counters.coalesced);
-        let mut device = target.device.lock();
-        if let Some(io) = device.port_io() {
-            io.port_write_coalesced(port, data);
-        }
-        self.note_deadline(&target, &mut *device);
+        self.access_port(port, |counters| &counters.coalesced, |io| io.port_write_coalesced(port, data));
     }
 
     /// A load. Bytes nobody drives read FFh.
     pub fn mmio_read(&self, gpa: u64, data: &mut [u8]) {
         data.fill(0xff);
-        let Some(target) = self.mmio_target(gpa) else { return };
-        AccessCounters::count(&target.counters.mmio_read);
-        let mut device = target.device.lock();
-        if let Some(io) = device.mmio() {
-            io.mmio_read(gpa, data);
-        }
-        self.note_deadline(&target, &mut *device);
+        self.access_mmio(gpa, |counters| &counters.mmio_read, |io| io.mmio_read(gpa, data));
     }
 
     /// A store.
     pub fn mmio_write(&self, gpa: u64, data: &[u8]) {
-        let Some(target) = self.mmio_target(gpa) else { return };
-        AccessCounters::count(&target.counters.mmio_write);
-        self.deliver_mmio_write(&target, gpa, data);
+        self.access_mmio(gpa, |counters| &counters.mmio_write, |io| io.mmio_write(gpa, data));
     }
 
     /// A store the hypervisor gathered in its ring.
     pub fn coalesced_mmio_write(&self, gpa: u64, data: &[u8]) {
+        self.access_mmio(gpa, |counters| &counters.coalesced, |io| io.mmio_write(gpa, data));
+    }
+
+    fn access_port(&self, port: u16, counter: Counter, access: impl FnOnce(&mut dyn PortIo)) {
+        let Some(target) = self.port_target(port) else { return };
+        AccessCounters::count(counter(&target.counters));
+        self.with_device(&target, |device| device.port_io().map(access));
+    }
+
+    fn access_mmio(&self, gpa: u64, counter: Counter, access: impl FnOnce(&mut dyn Mmio)) {
         let Some(target) = self.mmio_target(gpa) else { return };
-        AccessCounters::count(&target.counters.coalesced);
-        self.deliver_mmio_write(&target, gpa, data);
+        AccessCounters::count(counter(&target.counters));
+        self.with_device(&target, |device| device.mmio().map(access));
     }
 
-    fn deliver_mmio_write(&self, target: &Arc<Attachment>, gpa: u64, data: &[u8]) {
-        let mut device = target.device.lock();
-        if let Some(io) = device.mmio() {
-            io.mmio_write(gpa, data);
-        }
-        self.note_deadline(target, &mut *device);
-    }
-
-    /// Runs `work` on a device outside a guest access (input, completions, timers) and looks at its deadline after.
-    pub fn with_device<R>(&self, target: &Arc<Attachment>, work: impl FnOnce(&mut dyn crate::Device) -> R) -> R {
+    /// Runs `work` on a device and looks at its deadline after. Outside this file, for what is no guest access: input,
+    /// completions, timers.
+    pub fn with_device<R>(&self, target: &Arc<Attachment>, work: impl FnOnce(&mut dyn Device) -> R) -> R {
         let mut device = target.device.lock();
         let result = work(&mut *device);
         self.note_deadline(target, &mut *device);
         result
     }
 
-    fn note_deadline(&self, target: &Arc<Attachment>, device: &mut dyn crate::Device) {
+    fn note_deadline(&self, target: &Arc<Attachment>, device: &mut dyn Device) {
         if !target.has_deadline {
             return;
         }

@@ -82,3 +82,23 @@ impl SavedState {
         }
     }
 }
+
+/// Turns a runtime type and a saved one that has the same fields into each other. Both are taken apart whole: a field
+/// that only one of them has does not compile. Whether the saved values are possible is for the device to check.
+macro_rules! same_fields {
+    ($runtime:ident, $saved:ident; $($field:ident),+) => {
+        impl From<$runtime> for $saved {
+            fn from($runtime { $($field),+ }: $runtime) -> Self {
+                Self { $($field),+ }
+            }
+        }
+
+        impl From<$saved> for $runtime {
+            fn from($saved { $($field),+ }: $saved) -> Self {
+                Self { $($field),+ }
+            }
+        }
+    };
+}
+
+pub(crate) use same_fields;

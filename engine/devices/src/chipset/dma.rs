@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::same_fields;
 use crate::{Device, PortIo, PortRange, RestoreError, SavedState};
 
 /// The ports the controllers answer at. Port 80h, the first page register, is the ISA bridge's (POST codes).
@@ -78,6 +79,8 @@ struct ControllerV1 {
     mask: u8,
 }
 
+same_fields!(Controller, ControllerV1; channels, high_byte, mask);
+
 #[derive(Serialize, Deserialize)]
 struct DmaV1 {
     controllers: [ControllerV1; 2],
@@ -97,10 +100,7 @@ impl Device for Dma {
     }
 
     fn save(&self) -> SavedState {
-        let controllers = self.controllers.clone().map(|controller| {
-            let Controller { channels, high_byte, mask } = controller;
-            ControllerV1 { channels, high_byte, mask }
-        });
+        let controllers = self.controllers.clone().map(ControllerV1::from);
         SavedState::encode(KIND, VERSION, &DmaV1 { controllers, pages: self.pages })
     }
 
@@ -109,10 +109,7 @@ impl Device for Dma {
         if controllers.iter().any(|controller| controller.mask > 0x0f) {
             return Err(RestoreError::Field { kind: KIND, field: "mask" });
         }
-        self.controllers = controllers.map(|controller| {
-            let ControllerV1 { channels, high_byte, mask } = controller;
-            Controller { channels, high_byte, mask }
-        });
+        self.controllers = controllers.map(Controller::from);
         self.pages = pages;
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::same_fields;
 use crate::{Device, PortIo, PortRange, RestoreError, SavedState};
 
 /// The ports the pair answers at.
@@ -241,6 +242,9 @@ struct ChipV1 {
     poll: bool,
 }
 
+same_fields!(Chip, ChipV1; lines, latched, elcr, imr, isr, vector_base, highest, init, wants_icw4, single, auto_eoi,
+    rotate_on_auto_eoi, special_fully_nested, special_mask, read_isr, poll);
+
 #[derive(Serialize, Deserialize)]
 struct PicV1 {
     master: ChipV1,
@@ -339,7 +343,7 @@ impl Device for Pic {
     }
 
     fn save(&self) -> SavedState {
-        let state = PicV1 { master: save_chip(&self.master), slave: save_chip(&self.slave) };
+        let state = PicV1 { master: self.master.clone().into(), slave: self.slave.clone().into() };
         SavedState::encode(KIND, VERSION, &state)
     }
 
@@ -361,92 +365,18 @@ impl Device for Pic {
     }
 }
 
-fn save_chip(chip: &Chip) -> ChipV1 {
-    let Chip {
-        lines,
-        latched,
-        elcr,
-        imr,
-        isr,
-        vector_base,
-        highest,
-        init,
-        wants_icw4,
-        single,
-        auto_eoi,
-        rotate_on_auto_eoi,
-        special_fully_nested,
-        special_mask,
-        read_isr,
-        poll,
-    } = chip.clone();
-    ChipV1 {
-        lines,
-        latched,
-        elcr,
-        imr,
-        isr,
-        vector_base,
-        highest,
-        init,
-        wants_icw4,
-        single,
-        auto_eoi,
-        rotate_on_auto_eoi,
-        special_fully_nested,
-        special_mask,
-        read_isr,
-        poll,
-    }
-}
-
 fn restore_chip(saved: ChipV1, elcr_writable: u8) -> Result<Chip, RestoreError> {
-    let ChipV1 {
-        lines,
-        latched,
-        elcr,
-        imr,
-        isr,
-        vector_base,
-        highest,
-        init,
-        wants_icw4,
-        single,
-        auto_eoi,
-        rotate_on_auto_eoi,
-        special_fully_nested,
-        special_mask,
-        read_isr,
-        poll,
-    } = saved;
     let field = |field| RestoreError::Field { kind: KIND, field };
-    if elcr & !elcr_writable != 0 {
+    if saved.elcr & !elcr_writable != 0 {
         return Err(field("ELCR"));
     }
-    if vector_base & 7 != 0 {
+    if saved.vector_base & 7 != 0 {
         return Err(field("vector base"));
     }
-    if highest > 7 {
+    if saved.highest > 7 {
         return Err(field("priority"));
     }
-    Ok(Chip {
-        lines,
-        latched,
-        elcr,
-        imr,
-        isr,
-        vector_base,
-        highest,
-        init,
-        wants_icw4,
-        single,
-        auto_eoi,
-        rotate_on_auto_eoi,
-        special_fully_nested,
-        special_mask,
-        read_isr,
-        poll,
-    })
+    Ok(saved.into())
 }
 
 impl PortIo for Pic {

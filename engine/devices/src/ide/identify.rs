@@ -2,6 +2,7 @@
 
 use benchtop_block::DiscardBehavior;
 
+use super::AtaIdentity;
 use super::ata::{AtaDisk, MAX_MULTIPLE, MAX_TRIM_BLOCKS};
 use super::atapi::AtapiDrive;
 use super::phase::SECTOR;
@@ -26,6 +27,12 @@ impl Words {
             // The low half-word of what was shifted down.
             *word = (value >> (16 * index)) as u16;
         }
+    }
+
+    fn set_identity(&mut self, identity: &AtaIdentity) {
+        self.set_text(10, 10, &identity.serial);
+        self.set_text(23, 4, &identity.firmware);
+        self.set_text(27, 20, &identity.model);
     }
 
     fn set_transfer_mode(&mut self, mode: u8) {
@@ -58,9 +65,7 @@ pub(super) fn disk(disk: &AtaDisk) -> [u8; SECTOR] {
     words.set_number(1, 1, cylinders);
     words.0[3] = 16;
     words.0[6] = 63;
-    words.set_text(10, 10, &disk.identity.serial);
-    words.set_text(23, 4, &disk.identity.firmware);
-    words.set_text(27, 20, &disk.identity.model);
+    words.set_identity(&disk.identity);
     words.0[47] = 0x8000 | u16::from(MAX_MULTIPLE);
     // 32-bit accesses to the data port work.
     words.0[48] = 0x0001;
@@ -121,9 +126,7 @@ pub(super) fn packet(drive: &AtapiDrive) -> [u8; SECTOR] {
     let mut words = Words([0; 256]);
     // ATAPI, CD-ROM, removable, DRQ within 50 microseconds, 12-byte packets.
     words.0[0] = 0x85c0;
-    words.set_text(10, 10, &drive.identity.serial);
-    words.set_text(23, 4, &drive.identity.firmware);
-    words.set_text(27, 20, &drive.identity.model);
+    words.set_identity(&drive.identity);
     words.0[48] = 0x0001;
     // IORDY, LBA, DMA.
     words.0[49] = 0x0b00;

@@ -1,42 +1,22 @@
 //! The controller and its devices, driven as firmware and drivers drive them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::keymap::{KeymapError, chord, type_text};
 use super::*;
-use crate::chipset::SystemControl;
+use crate::chipset::control::{SystemControl, SystemProbe};
 use crate::conformance::device_round_trip;
 use crate::{Device, Poll, PortIo, VirtualClock, Wire, WireProbe};
-
-#[derive(Default)]
-struct System {
-    resets: AtomicU32,
-    a20: AtomicBool,
-}
-
-impl SystemControl for System {
-    fn request_reset(&self) {
-        self.resets.fetch_add(1, Ordering::SeqCst);
-    }
-    fn request_power_off(&self) {}
-    fn set_a20(&self, enabled: bool) {
-        self.a20.store(enabled, Ordering::SeqCst);
-    }
-    fn a20(&self) -> bool {
-        self.a20.load(Ordering::SeqCst)
-    }
-    fn apm_command(&self, _command: u8) {}
-}
 
 struct Bench {
     controller: I8042,
     keyboard_irq: Arc<WireProbe>,
     aux_irq: Arc<WireProbe>,
-    system: Arc<System>,
+    system: Arc<SystemProbe>,
     clock: VirtualClock,
 }
 
@@ -44,7 +24,7 @@ impl Bench {
     fn new() -> Self {
         let (keyboard_wire, keyboard_irq) = Wire::probe();
         let (aux_wire, aux_irq) = Wire::probe();
-        let system = Arc::new(System::default());
+        let system = Arc::new(SystemProbe::default());
         let clock = VirtualClock::stopped();
         let controller = I8042::new(keyboard_wire, aux_wire, system.clone(), clock.clone());
         Self { controller, keyboard_irq, aux_irq, system, clock }

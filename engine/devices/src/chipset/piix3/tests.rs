@@ -1,65 +1,37 @@
 //! The ISA bridge's ports and PIRQ registers.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::chipset::control::SystemProbe;
 use crate::chipset::ioapic::{IoApic, IoApicOutput};
 use crate::chipset::pic::{Pic, PicOutput};
 use crate::conformance::device_round_trip;
 
-struct Board {
-    resets: AtomicU32,
-    a20: AtomicBool,
-    apm: AtomicU8,
-}
+struct Nowhere;
 
-impl Board {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { resets: AtomicU32::new(0), a20: AtomicBool::new(true), apm: AtomicU8::new(0) })
-    }
-
-    fn resets(&self) -> u32 {
-        self.resets.load(Ordering::SeqCst)
-    }
-}
-
-impl SystemControl for Board {
-    fn request_reset(&self) {
-        self.resets.fetch_add(1, Ordering::SeqCst);
-    }
-    fn request_power_off(&self) {}
-    fn set_a20(&self, enabled: bool) {
-        self.a20.store(enabled, Ordering::SeqCst);
-    }
-    fn a20(&self) -> bool {
-        self.a20.load(Ordering::SeqCst)
-    }
-    fn apm_command(&self, command: u8) {
-        self.apm.store(command, Ordering::SeqCst);
-    }
-}
-
-impl PicOutput for Board {
+impl PicOutput for Nowhere {
     fn intr_changed(&self, _: bool) {}
 }
 
-impl IoApicOutput for Board {
+impl IoApicOutput for Nowhere {
     fn send_msi(&self, _: u64, _: u32) {}
     fn mirror(&self, _: &[Option<(u64, u32)>]) {}
 }
 
-fn bridge() -> (Piix3, Arc<InterruptRouter>, Arc<Board>) {
-    let board = Board::new();
-    let mut pic = Pic::new(board.clone());
+fn bridge() -> (Piix3, Arc<InterruptRouter>, Arc<SystemProbe>) {
+    let board = Arc::new(SystemProbe::default());
+    board.set_a20(true);
+    let mut pic = Pic::new(Arc::new(Nowhere));
     for (port, value) in
         [(0x20, 0x11), (0x21, 8), (0x21, 4), (0x21, 1), (0xa0, 0x11), (0xa1, 0x70), (0xa1, 2), (0xa1, 1)]
     {
         pic.port_write(port, &[value]);
     }
-    let router = InterruptRouter::new(Arc::new(Mutex::new(pic)), Arc::new(Mutex::new(IoApic::new(board.clone()))));
+    let router = InterruptRouter::new(Arc::new(Mutex::new(pic)), Arc::new(Mutex::new(IoApic::new(Arc::new(Nowhere)))));
     (Piix3::new(router.clone(), board.clone()), router, board)
 }
 
@@ -73,15 +45,15 @@ fn inb(bridge: &mut Piix3, port: u16) -> u8 {
 fn reset_control_resets_on_the_rise() {
     let (mut bridge, _, board) = bridge();
     bridge.port_write(0xcf9, &[0x02]);
-    assert_eq!(board.resets(), 0);
+    assert_eq!(board.resets.load(Ordering::SeqCst), 0);
     bridge.port_write(0xcf9, &[0x06]);
-    assert_eq!(board.resets(), 1);
+    assert_eq!(board.resets.load(Ordering::SeqCst), 1);
     bridge.port_write(0xcf9, &[0x06]);
-    assert_eq!(board.resets(), 1);
+    assert_eq!(board.resets.load(Ordering::SeqCst), 1);
     bridge.reset();
     assert_eq!(inb(&mut bridge, 0xcf9), 0);
     bridge.port_write(0xcf9, &[0x0e]);
-    assert_eq!(board.resets(), 2);
+    assert_eq!(board.resets.load(Ordering::SeqCst), 2);
 }
 
 #[test]
@@ -95,7 +67,7 @@ fn port_92_has_a20_and_fast_reset() {
     board.set_a20(true);
     assert_eq!(inb(&mut bridge, 0x92), 2);
     bridge.port_write(0x92, &[3]);
-    assert_eq!(board.resets(), 1);
+    assert_eq!(board.resets.load(Ordering::SeqCst), 1);
     bridge.port_write(0x92, &[0]);
     bridge.reset();
     assert!(board.a20());

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::same_fields;
+
 /// What a counter does. Times are ticks of its clock since the machine was first powered on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Run {
@@ -67,6 +69,9 @@ pub(super) struct CounterV1 {
     latched_status: Option<u8>,
     null_count: bool,
 }
+
+same_fields!(Counter, CounterV1; mode, bcd, access, gate, run, count, loaded, next, written_low, read_high,
+    latched_count, latched_status, null_count);
 
 impl Default for Counter {
     /// Mode 0 with no count: the real chip's state at power-on is not defined, and this one does nothing.
@@ -363,74 +368,17 @@ impl Counter {
     }
 
     pub(super) fn save(&self) -> CounterV1 {
-        let Self {
-            mode,
-            bcd,
-            access,
-            gate,
-            run,
-            count,
-            loaded,
-            next,
-            written_low,
-            read_high,
-            latched_count,
-            latched_status,
-            null_count,
-        } = self.clone();
-        CounterV1 {
-            mode,
-            bcd,
-            access,
-            gate,
-            run,
-            count,
-            loaded,
-            next,
-            written_low,
-            read_high,
-            latched_count,
-            latched_status,
-            null_count,
-        }
+        self.clone().into()
     }
 
     /// `None` for what no counter can hold.
     pub(super) fn restore(saved: CounterV1) -> Option<Self> {
-        let CounterV1 {
-            mode,
-            bcd,
-            access,
-            gate,
-            run,
-            count,
-            loaded,
-            next,
-            written_low,
-            read_high,
-            latched_count,
-            latched_status,
-            null_count,
-        } = saved;
+        let CounterV1 { mode, run, count, loaded, next, .. } = saved;
         let in_range = |count: u32| (1..=0x1_0000).contains(&count);
         let possible = mode <= 5
             && in_range(count)
             && in_range(loaded)
             && next.is_none_or(|next| in_range(next.count) && matches!(mode, 2 | 3) && matches!(run, Run::Running(_)));
-        possible.then_some(Self {
-            mode,
-            bcd,
-            access,
-            gate,
-            run,
-            count,
-            loaded,
-            next,
-            written_low,
-            read_high,
-            latched_count,
-            latched_status,
-            null_count,
-        })
+        possible.then(|| saved.into())
     }
 }

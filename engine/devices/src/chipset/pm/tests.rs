@@ -1,36 +1,16 @@
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::WireProbe;
-
-#[derive(Default)]
-struct Control {
-    power_offs: AtomicU32,
-}
-
-impl SystemControl for Control {
-    fn request_reset(&self) {}
-
-    fn request_power_off(&self) {
-        self.power_offs.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn set_a20(&self, _enabled: bool) {}
-
-    fn a20(&self) -> bool {
-        true
-    }
-
-    fn apm_command(&self, _command: u8) {}
-}
+use crate::chipset::control::SystemProbe;
 
 struct Bench {
     pm: Pm,
     sci: Arc<WireProbe>,
-    control: Arc<Control>,
+    control: Arc<SystemProbe>,
     clock: VirtualClock,
 }
 
@@ -38,7 +18,7 @@ impl Bench {
     fn new() -> Self {
         let clock = VirtualClock::stopped();
         let (wire, sci) = Wire::probe();
-        let control = Arc::new(Control::default());
+        let control = Arc::new(SystemProbe::default());
         let pm = Pm::new(clock.clone(), wire, control.clone());
         Self { pm, sci, control, clock }
     }
@@ -143,10 +123,10 @@ fn the_power_button_raises_sci_in_acpi_mode() {
 fn soft_off_switches_off_and_other_sleep_types_do_not() {
     let mut bench = Bench::placed();
     bench.write(0x604, 1 << 10 | 1 << 13);
-    assert_eq!(bench.control.power_offs.load(Ordering::Relaxed), 0);
+    assert_eq!(bench.control.power_offs.load(Ordering::SeqCst), 0);
     assert_eq!(bench.read(0x604) & 0xffff, 1 << 10);
     bench.write(0x604, 0x2000);
-    assert_eq!(bench.control.power_offs.load(Ordering::Relaxed), 1);
+    assert_eq!(bench.control.power_offs.load(Ordering::SeqCst), 1);
     assert_eq!(bench.read(0x604) & 0xffff, 0);
 }
 
