@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   tests/*.rs ─▶ vm (runs the `benchtop` binary) ─▶ guests (bare-metal guest, sample guests) ─▶ iso
+//!      └──────▶ records (what a guest that is killed must leave in its image)
 //!   fuzz/*     ─▶ fuzz (what the fuzz targets and their smoke tests run)
 //! ```
 //!
@@ -11,4 +12,5 @@
 pub mod fuzz;
 pub mod guests;
 pub mod iso;
+pub mod records;
 pub mod vm;

@@ -1,11 +1,15 @@
 //! Runs the `benchtop` binary as a user does.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::guests::BareGuest;
@@ -109,6 +113,26 @@ impl Bench {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(text)
+    }
+
+    /// Runs `benchtop --json` with `arguments` to its end and gives the document it printed.
+    ///
+    /// # Errors
+    /// It failed, or what it printed is no JSON.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.run(&[&["--json"], arguments].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("benchtop {}: {text}", arguments.join(" ")))
+    }
+
+    /// Makes a VM in the library, with a disk as `new --disk` takes it and `iso` in its drive.
+    ///
+    /// # Errors
+    /// What `new` refused.
+    pub fn new_vm(&self, name: &str, disk: &str, iso: &Path) -> Result<BundledVm<'_>> {
+        let iso = iso.to_string_lossy();
+        self.run(&["new", name, "--memory", "128M", "--cpus", "1", "--disk", disk, "--iso", &iso])?;
+        let serial = self.path(&format!("{name}-serial.txt"));
+        Ok(BundledVm { bench: self, name: name.to_owned(), serial, monitor: None })
     }
 
     /// Starts `benchtop boot --accel kvm` with COM1 to `serial.txt`.
@@ -220,6 +244,115 @@ impl Drop for Guest {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) && self.kill().is_err() {
             eprintln!("a VM of a failed test could not be ended");
+        }
+    }
+}
+
+/// A VM of a bench's library. Its monitor is a process of its own, which no test is the parent of.
+#[derive(Debug)]
+pub struct BundledVm<'a> {
+    bench: &'a Bench,
+    name: String,
+    serial: PathBuf,
+    monitor: Option<OwnedFd>,
+}
+
+impl BundledVm<'_> {
+    /// Starts it, with COM1 to a file of the bench's.
+    ///
+    /// # Errors
+    /// What `start` refused.
+    pub fn start(&mut self) -> Result<()> {
+        self.bench.run(&["start", &self.name, "--accel", "kvm", "--serial", &self.serial.to_string_lossy()])?;
+        let shown = self.show()?;
+        let pid = shown["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        // Held from now on, so that the number can not become another process's.
+        self.monitor = Some(pidfd_open(pid.with_context(|| format!("no monitor: {shown}"))?, PidfdFlags::empty())?);
+        Ok(())
+    }
+
+    /// What `show --json` says.
+    ///
+    /// # Errors
+    /// What it refused.
+    pub fn show(&self) -> Result<Value> {
+        self.bench.json(&["show", &self.name])
+    }
+
+    /// Its state as `list --json` says it.
+    ///
+    /// # Errors
+    /// What it refused; a VM that is not listed, or as unreadable.
+    pub fn listed_state(&self) -> Result<String> {
+        let listed = self.bench.json(&["list"])?;
+        let rows = listed["vms"].as_array().context("no list of VMs")?;
+        let row = rows.iter().find(|row| row["name"] == self.name.as_str());
+        let state = row.and_then(|row| row["state"].as_str());
+        Ok(state.with_context(|| format!("no state of {}: {listed}", self.name))?.to_owned())
+    }
+
+    /// The image of its first disk.
+    ///
+    /// # Errors
+    /// It can not be shown, or has none.
+    pub fn image(&self) -> Result<PathBuf> {
+        let shown = self.show()?;
+        let devices = shown["devices"].as_array().context("no devices")?;
+        let file = devices.iter().find(|device| device["kind"] == "disk").and_then(|disk| disk["file"].as_str());
+        let bundle = shown["path"].as_str().context("no path")?;
+        Ok(Path::new(bundle).join(file.context("no disk")?))
+    }
+
+    /// What it has written on COM1 since it was started.
+    pub fn serial(&self) -> String {
+        fs::read(&self.serial).map(|bytes| String::from_utf8_lossy(&bytes).replace('\r', "")).unwrap_or_default()
+    }
+
+    /// Waits until COM1 has `text`.
+    ///
+    /// # Errors
+    /// The time passes before.
+    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        while !self.serial().contains(text) {
+            ensure!(Instant::now() < end, "no {text:?} in {limit:?}: {}; COM1:\n{}", self.show()?, self.serial());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Kills the monitor as a crash would, and returns when the host has closed all it held.
+    ///
+    /// # Errors
+    /// It is not started, or the host's.
+    pub fn kill(&mut self) -> Result<()> {
+        let monitor = self.monitor.take().context("the VM is not started")?;
+        pidfd_send_signal(&monitor, Signal::KILL)?;
+        self.ended(&monitor)
+    }
+
+    /// Pulls the plug as `stop --force` does.
+    ///
+    /// # Errors
+    /// What it refused.
+    pub fn stop(&mut self) -> Result<()> {
+        self.bench.run(&["stop", &self.name, "--force"])?;
+        let monitor = self.monitor.take().context("the VM is not started")?;
+        self.ended(&monitor)
+    }
+
+    fn ended(&self, monitor: &OwnedFd) -> Result<()> {
+        let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+        let ended = poll(&mut [PollFd::new(monitor, PollFlags::IN)], Some(&limit))?;
+        ensure!(ended == 1, "the monitor of {} does not end", self.name);
+        Ok(())
+    }
+}
+
+impl Drop for BundledVm<'_> {
+    fn drop(&mut self) {
+        if self.monitor.is_some() && self.kill().is_err() {
+            eprintln!("the monitor of a failed test could not be ended");
         }
     }
 }

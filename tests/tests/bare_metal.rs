@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use benchtop_tests::guests::{crc32, pattern_sector};
 use benchtop_tests::vm::{self, Bench};
+use tempfile::NamedTempFile;
 
 #[test]
 fn a_whole_disk_by_pio_and_dma_with_interrupts_and_polling() -> Result<()> {
@@ -25,33 +26,50 @@ fn a_whole_disk_by_pio_and_dma_with_interrupts_and_polling() -> Result<()> {
     Ok(())
 }
 
-/// Sizes around 2^28 sectors, and the largest disk the host's file systems can hold sparsely.
+/// IDENTIFY DEVICE has 48 bits for the number of sectors, so the highest address, 2^48 - 1, is never one of a disk's.
+const SECTORS_MAX: u64 = (1 << 48) - 1;
+
+/// Sizes around 2^28 sectors, the largest disk that ext4 can hold sparsely, and the largest one that LBA48 can name,
+/// for which there is tmpfs.
 #[test]
 fn addresses_at_the_limits_of_lba28_and_lba48() -> Result<()> {
     if !vm::can_run("addresses_at_the_limits_of_lba28_and_lba48") {
         return Ok(());
     }
     let bench = Bench::new()?;
-    for sectors in [(1u64 << 28) - 1, 1 << 28, (1 << 28) + 4096, 15 << 31] {
-        let Ok(disk) = bench.disk("huge.img", sectors * 512) else {
-            vm::skip(&format!("a disk of {sectors} sectors"), "the file system can not hold such a file");
+    for sectors in [(1u64 << 28) - 1, 1 << 28, (1 << 28) + 4096, 15 << 31, SECTORS_MAX, SECTORS_MAX + 1] {
+        let Some(disk) = sparse(sectors * 512) else {
+            vm::skip(&format!("a disk of {sectors} sectors"), "no file system here can hold such a file");
             continue;
         };
-        let option = format!("{},cache=writeback", disk.display());
+        let option = format!("{},cache=writeback", disk.path().display());
         let serial = bench.bare("mode=limits seed=3", &["--disk", &option])?;
+        let sectors = sectors.min(SECTORS_MAX);
         assert!(serial.contains(&format!("disk sectors {sectors} ")), "{serial}");
         assert!(serial.contains("limits ok"), "{serial}");
         for line in serial.lines().filter(|line| line.starts_with("refused")) {
             assert!(line.contains("status 1 ") && line.ends_with("timed out 0"), "{line}");
         }
-        let mut file = fs::File::open(&disk)?;
-        file.seek(SeekFrom::Start((sectors - 1) * 512))?;
-        let mut last = [0; 512];
-        file.read_exact(&mut last)?;
-        assert_eq!(last, pattern_sector(3, sectors - 1), "the last sector on the host");
-        fs::remove_file(&disk)?;
+        // The guest would not notice addresses that the device mixes up the same way in both directions.
+        let powers = (33..48).map(|bit| 1 << bit).filter(|lba| lba + 64 < sectors);
+        for lba in powers.chain([sectors - 1]) {
+            let mut file = disk.as_file();
+            file.seek(SeekFrom::Start(lba * 512))?;
+            let mut sector = [0; 512];
+            file.read_exact(&mut sector)?;
+            assert_eq!(sector, pattern_sector(3, lba), "sector {lba} of {sectors} on the host");
+        }
     }
     Ok(())
+}
+
+/// An empty file of `bytes` on the first file system that holds it.
+fn sparse(bytes: u64) -> Option<NamedTempFile> {
+    [std::env::temp_dir(), "/dev/shm".into()].into_iter().find_map(|folder| {
+        let file = tempfile::Builder::new().prefix("benchtop-test").tempfile_in(folder).ok()?;
+        file.as_file().set_len(bytes).ok()?;
+        Some(file)
+    })
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the kill test of tests/tests/durability.rs, for longer.
+//! `cargo xtask soak`: the kill tests of tests/tests/durability.rs, for longer.
 
 use anyhow::Result;
 use clap::Args;
@@ -9,7 +9,7 @@ use crate::process::{cargo, show};
 /// Options of `soak`.
 #[derive(Args)]
 pub struct Options {
-    /// How many times the monitor is killed
+    /// How many times each test kills its monitor
     #[arg(long, default_value_t = 200)]
     kills: u32,
     /// Seed of the moments at which it is killed; printed, so that a failure can be run again

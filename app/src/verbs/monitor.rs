@@ -67,7 +67,9 @@ impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if LOGGED.fetch_add(len, Ordering::Relaxed) < LOG_BYTES_MAX {
-            std::io::stderr().write_all(bytes)?;
+            // The log may have no room, most of all when the disk beside it has none. A line is lost then; told of it,
+            // tracing would complain on standard error too, and panic where that fails.
+            let _lost = std::io::stderr().write_all(bytes);
         }
         Ok(bytes.len())
     }

@@ -153,6 +153,18 @@ void mode_limits(void)
         read_range(request_by(4, (1ull << 32) - 64, 128), "across 2^32");
         print("limit 2^32 ok\n");
     }
+    /* Where each bit of the upper registers is the only one set. The host looks for the data there as well. */
+    for (u32 bit = 33; bit < 48; bit++)
+        if (end > (1ull << bit) + 64) {
+            write_range(request_by(1, (1ull << bit) - 64, 128));
+            write_range(request_by(4, (1ull << bit) + 1, 3));
+        }
+    for (u32 bit = 33; bit < 48; bit++)
+        if (end > (1ull << bit) + 64) {
+            read_range(request_by(7, (1ull << bit) - 64, 128), "across a bit by pio");
+            read_range(request_by(2, (1ull << bit) + 1, 3), "above a bit by dma");
+            print("limit 2^%u ok\n", bit);
+        }
     /* The end of the disk. */
     write_range(request_by(1, end - 64, 64));
     read_range(request_by(7, end - 64, 64), "end by pio");
