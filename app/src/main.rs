@@ -67,7 +67,7 @@ fn log_to_stderr() {
         .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("warn"));
     let _first = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| output::LossyStderr)
         .without_time()
         .with_target(false)
         .try_init();

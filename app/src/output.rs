@@ -167,6 +167,22 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Standard error for the log. It may be a file without room, most of all when the disk beside it has none: a line is
+/// lost then. Told of it, tracing would complain on standard error too, and panic where that fails.
+#[derive(Clone, Copy, Debug)]
+pub struct LossyStderr;
+
+impl Write for LossyStderr {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _lost = std::io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

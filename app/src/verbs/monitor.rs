@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use benchtop_machine::monitor::process;
 
+use crate::output::LossyStderr;
+
 /// Its name: not for people, who say `start`.
 pub const VERB: &str = "__monitor";
 /// The most a monitor writes into its log while it runs: a guest that makes it complain can not fill the disk.
@@ -67,9 +69,7 @@ impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if LOGGED.fetch_add(len, Ordering::Relaxed) < LOG_BYTES_MAX {
-            // The log may have no room, most of all when the disk beside it has none. A line is lost then; told of it,
-            // tracing would complain on standard error too, and panic where that fails.
-            let _lost = std::io::stderr().write_all(bytes);
+            return LossyStderr.write(bytes);
         }
         Ok(bytes.len())
     }

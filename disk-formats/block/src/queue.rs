@@ -245,8 +245,8 @@ impl Core {
                     state.parked.push(job);
                     drop(state);
                     self.landed(1);
-                    tracing::warn!("no space on the host for a write; it waits");
                     observer.out_of_space(&error);
+                    tracing::warn!(%error, "no space on the host for a write; it waits");
                 }
                 None => {
                     drop(state);

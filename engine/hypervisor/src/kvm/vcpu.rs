@@ -41,17 +41,7 @@ impl VcpuSeed for KvmSeed {
         let Self { fd, vm, kick, msrs, power_on, id } = *self;
         kick.bind()?;
         // Its registers were set when it was made: an INIT or SIPI that another vCPU has sent since must not be lost.
-        Ok(Box::new(KvmVcpu {
-            fd,
-            vm,
-            kick,
-            msrs,
-            power_on,
-            takes_pic: id == 0,
-            unfinished: false,
-            may_be_halted: false,
-            paused: None,
-        }))
+        Ok(Box::new(KvmVcpu { fd, vm, kick, msrs, power_on, takes_pic: id == 0, may_be_halted: false, paused: None }))
     }
 }
 
@@ -65,8 +55,6 @@ struct KvmVcpu {
     power_on: PowerOn,
     /// The PIC's INTR is wired to this one.
     takes_pic: bool,
-    /// The last exit was an access, which KVM finishes at the next KVM_RUN.
-    unfinished: bool,
     /// The last KVM_RUN may have been waiting in HLT.
     may_be_halted: bool,
     /// Since [`Vcpu::tsc_pause`]: the TSC, and the APIC timer's deadline that was taken away.
@@ -145,10 +133,8 @@ impl KvmVcpu {
             return Ok(());
         }
         let mut window = io.pic_pending();
-        if window && self.unfinished {
-            // The access comes first; the answer to "can it take one" is of before it, too.
-            self.kick.arm();
-        } else if window && self.fd.get_kvm_run().ready_for_interrupt_injection != 0 {
+        // True also before an access that KVM has yet to finish: no access changes IF, and KVM finishes it first.
+        if window && self.fd.get_kvm_run().ready_for_interrupt_injection != 0 {
             if let Some(vector) = io.pic_acknowledge() {
                 self.inject(vector)?;
             }
@@ -254,7 +240,6 @@ impl KvmVcpu {
 
     /// Renews KVM's word on whether the guest can take an interrupt, after its state was changed under it.
     fn settle(&mut self) -> Result<(), HypervisorError> {
-        self.unfinished = false;
         self.may_be_halted = true;
         self.kick.arm();
         self.vm.gate.enter();
@@ -286,11 +271,10 @@ impl Vcpu for KvmVcpu {
             self.offer_interrupt(io)?;
             let exit = self.enter(io)?;
             let counts = &self.kick.counts;
-            (self.unfinished, self.may_be_halted) = (false, false);
+            self.may_be_halted = false;
             match exit {
                 Exit::Port { port, input, data, len } => {
                     count(&counts.port);
-                    self.unfinished = true;
                     // SAFETY: `len` bytes at `data` are the exit's data in the vCPU's mapping, which lives as long as
                     // `fd` and which nothing else uses until the next KVM_RUN.
                     let data = unsafe { std::slice::from_raw_parts_mut(data, len) };
@@ -298,13 +282,11 @@ impl Vcpu for KvmVcpu {
                 }
                 Exit::MmioRead { gpa, data, len } => {
                     count(&counts.mmio);
-                    self.unfinished = true;
                     // SAFETY: as above.
                     io.mmio_read(gpa, unsafe { std::slice::from_raw_parts_mut(data, len) });
                 }
                 Exit::MmioWrite { gpa, data, len } => {
                     count(&counts.mmio);
-                    self.unfinished = true;
                     // SAFETY: as above.
                     io.mmio_write(gpa, unsafe { std::slice::from_raw_parts(data, len) });
                 }

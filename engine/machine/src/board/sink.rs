@@ -57,10 +57,17 @@ pub struct DiskTrouble {
 
 impl DiskObserver for DiskTrouble {
     fn out_of_space(&self, error: &BlockError) {
-        self.supervisor.pause(format!("the host has no space for the disk ({error}); free some and resume"));
+        let why = with_cause(error);
+        self.supervisor.pause(format!("the host has no space for the disk ({why}); free some and resume"));
     }
 
     fn poisoned(&self, error: &BlockError) {
-        self.supervisor.pause(format!("the host failed to make writes durable ({error}); resume reopens the disk"));
+        let why = with_cause(error);
+        self.supervisor.pause(format!("the host failed to make writes durable ({why}); resume reopens the disk"));
     }
+}
+
+/// The error with the host's own words.
+fn with_cause(error: &BlockError) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
