@@ -19,6 +19,25 @@ pub enum DiscardBehavior {
     Ignored,
 }
 
+/// What a part of an image holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Bytes are stored for it; they may be zeroes.
+    Data,
+    /// It reads as zeroes, and the image says so without storing them all.
+    Zeroes,
+}
+
+/// A run of an image that is of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// What it holds.
+    pub kind: ExtentKind,
+    /// How long it is from where it was asked for, in bytes; a multiple of [`SECTOR_BYTES`], not 0. The next one may
+    /// be of the same kind.
+    pub len_bytes: u64,
+}
+
 /// Facts about an image that do not change while it is open, except `size_bytes` by an explicit resize.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskInfo {
@@ -96,6 +115,20 @@ pub trait DiskBackend: Send + Sync {
     /// # Errors
     /// As [`write_at`](Self::write_at).
     fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BlockError>;
+
+    /// What the image holds at `offset_bytes`, and for how long it holds nothing else, at most `limit_bytes`: what a
+    /// copy may skip. The default knows only data.
+    ///
+    /// # Errors
+    /// `OutOfRange` where the range is not on the disk or is empty, else the host's.
+    fn extent_at(&self, offset_bytes: u64, limit_bytes: u64) -> Result<Extent, BlockError> {
+        let info = self.info();
+        info.check_range(offset_bytes, limit_bytes)?;
+        if limit_bytes == 0 {
+            return Err(BlockError::new(BlockErrorKind::OutOfRange, "an empty range has no extents"));
+        }
+        Ok(Extent { kind: ExtentKind::Data, len_bytes: limit_bytes })
+    }
 
     /// Tries to become usable again after a failed sync. On success everything the image still holds is durable, and
     /// writes and flushes work again; writes that were not durable before the failure may be gone, so the caller

@@ -4,7 +4,7 @@
 
 use benchtop_memory::VolatileSlice;
 
-use crate::{BlockError, BlockErrorKind, DiscardBehavior, DiskBackend, SECTOR_BYTES};
+use crate::{BlockError, BlockErrorKind, DiscardBehavior, DiskBackend, ExtentKind, SECTOR_BYTES};
 
 /// Reads `len` bytes, cut into slices at `cuts`.
 ///
@@ -165,6 +165,28 @@ fn model(disk: &dyn DiskBackend, seed: u64) {
         }
     }
     assert_eq!(read(disk, 0, whole, &[]).expect("the whole is read"), model, "seed {seed}");
+    check_extents(disk, &model);
+}
+
+/// Extents cover the range without gaps, and what is said to be zeroes is.
+fn check_extents(disk: &dyn DiskBackend, model: &[u8]) {
+    let mut at = 0;
+    while at < model.len() {
+        let left = (model.len() - at) as u64;
+        let extent = disk.extent_at(at as u64, left).expect("an extent is told");
+        assert!((SECTOR_BYTES..=left).contains(&extent.len_bytes), "at {at:#x}: {extent:?}");
+        assert!(extent.len_bytes.is_multiple_of(SECTOR_BYTES), "at {at:#x}: {extent:?}");
+        let end = at + extent.len_bytes as usize;
+        if extent.kind == ExtentKind::Zeroes {
+            assert!(model[at..end].iter().all(|byte| *byte == 0), "not zeroes: {extent:?} at {at:#x}");
+        }
+        at = end;
+    }
+    let size = disk.info().size_bytes;
+    for (offset, limit) in [(0, 0), (size, 512), (0, size + 512), (1, 512)] {
+        let error = disk.extent_at(offset, limit).expect_err("a range that is not on the disk has no extents");
+        assert_eq!(error.kind(), BlockErrorKind::OutOfRange, "extent {offset:#x}+{limit:#x}: {error}");
+    }
 }
 
 /// Threads that write sectors of their own do not disturb each other.

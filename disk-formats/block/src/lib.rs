@@ -37,7 +37,7 @@ pub mod recording;
 mod request;
 mod stats;
 
-pub use backend::{DiscardBehavior, DiskBackend, DiskInfo, SECTOR_BYTES};
+pub use backend::{DiscardBehavior, DiskBackend, DiskInfo, Extent, ExtentKind, SECTOR_BYTES};
 pub use cache::{CacheMode, CacheState, WriteCacheRefused};
 pub use discard_writes::DiscardWrites;
 pub use disk::{Disk, DiskOptions};

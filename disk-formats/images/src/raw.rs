@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use benchtop_block::file::{self, Durability, Lock};
-use benchtop_block::{BlockError, BlockErrorKind, DiscardBehavior, DiskBackend, DiskInfo, SECTOR_BYTES, pieces};
+use benchtop_block::{
+    BlockError, BlockErrorKind, DiscardBehavior, DiskBackend, DiskInfo, Extent, ExtentKind, SECTOR_BYTES, pieces,
+};
 use benchtop_memory::VolatileSlice;
 
 /// A raw image. Reads and writes go through the host's page cache, straight between it and the request's memory.
@@ -160,6 +162,33 @@ impl DiskBackend for RawDisk {
     /// The descriptor stays: a process that may not open files has no other, and none is needed. Linux marks pages
     /// clean that it could not write, so a sync through any descriptor says nothing about *them*; but writing them
     /// again makes them dirty again, and the caller does that with all it still has.
+    #[cfg(target_os = "linux")]
+    fn extent_at(&self, offset_bytes: u64, limit_bytes: u64) -> Result<Extent, BlockError> {
+        use rustix::fs::{SeekFrom, seek};
+        self.info().check_range(offset_bytes, limit_bytes)?;
+        if limit_bytes == 0 {
+            return Err(BlockError::new(BlockErrorKind::OutOfRange, "an empty range has no extents"));
+        }
+        let end = offset_bytes + limit_bytes;
+        // The file's position is nobody's: all transfers say where.
+        let (kind, until) = match seek(&self.file, SeekFrom::Data(offset_bytes)) {
+            Ok(data) if data == offset_bytes => {
+                (ExtentKind::Data, seek(&self.file, SeekFrom::Hole(offset_bytes)).unwrap_or(end))
+            }
+            Ok(data) => (ExtentKind::Zeroes, data),
+            // Nothing but a hole is left.
+            Err(rustix::io::Errno::NXIO) => (ExtentKind::Zeroes, end),
+            // A file system without an answer.
+            Err(_) => (ExtentKind::Data, end),
+        };
+        // Holes begin and end at the file system's blocks, which are whole sectors but at the end of the file.
+        let len_bytes = until.min(end) - offset_bytes;
+        match len_bytes - len_bytes % SECTOR_BYTES {
+            0 => Ok(Extent { kind: ExtentKind::Data, len_bytes: SECTOR_BYTES }),
+            len_bytes => Ok(Extent { kind, len_bytes }),
+        }
+    }
+
     fn reopen(&self) -> Result<(), BlockError> {
         let len_bytes = regular_file(&self.file)?;
         if len_bytes < self.size_bytes {

@@ -188,3 +188,22 @@ fn guest_memory_goes_straight_through_the_queue() {
         assert_eq!(memory.read_array::<512>(Gpa(0x8_0000 - page * 4096)), Ok([page as u8 + 1; 512]));
     }
 }
+
+#[test]
+fn holes_are_told_from_data() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let disk = RawDisk::open(file, false).unwrap();
+    write(&disk, 256 << 10, &[7; 4096], &[], false).unwrap();
+    let mut told = Vec::new();
+    let mut at = 0;
+    while at < 1 << 20 {
+        let extent = disk.extent_at(at, (1 << 20) - at).unwrap();
+        told.push((at, extent.kind));
+        at += extent.len_bytes;
+    }
+    let whole = [(0, ExtentKind::Zeroes), (256 << 10, ExtentKind::Data), (260 << 10, ExtentKind::Zeroes)];
+    // A file system without holes has one run of data.
+    assert!(told == whole || told == [(0, ExtentKind::Data)], "{told:?}");
+    assert_eq!(disk.extent_at(256 << 10, 512).unwrap(), Extent { kind: ExtentKind::Data, len_bytes: 512 });
+}
