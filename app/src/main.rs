@@ -5,11 +5,14 @@
 
 mod cli;
 mod drives;
+mod files;
 mod output;
+mod plain;
 mod progress;
 mod target;
 mod verbs;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -29,9 +32,10 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let output = Output::new(&cli.globals);
-    log_to_stderr();
+    log_to_stderr(cli.globals.quiet);
     match verbs::run(cli, &output) {
         Ok(code) => ExitCode::from(code),
+        Err(_) if output.is_reader_gone() => ExitCode::from(output::READER_GONE),
         Err(failure) => {
             output.failure(&failure);
             ExitCode::from(failure.kind.exit_code())
@@ -56,18 +60,20 @@ fn usage(error: &clap::Error) -> ExitCode {
             "`benchtop help` lists the verbs, `benchtop VERB --help` what one takes.",
         ));
     } else {
-        let _printed = error.print();
+        output::say(&plain::lines(error.to_string().trim_end()));
     }
     ExitCode::from(FailureKind::Usage.exit_code())
 }
 
-/// Warnings of the engine, on standard error; `BENCHTOP_LOG` says more or less.
-fn log_to_stderr() {
+/// Warnings of the engine, on standard error, unless it shall be quiet; `BENCHTOP_LOG` says more or less.
+fn log_to_stderr(quiet: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BENCHTOP_LOG")
-        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new(if quiet { "error" } else { "warn" }));
+    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     let _first = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| output::LossyStderr)
+        .with_ansi(coloured)
         .without_time()
         .with_target(false)
         .try_init();

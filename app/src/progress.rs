@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::ProgressStyle as Style;
 use crate::output::Output;
+use crate::plain;
 
 /// Something that takes a while.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl Progress {
         let bar = (style == Style::Bar).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(4));
             bar.set_style(ProgressStyle::default_spinner());
-            bar.set_message(what.to_owned());
+            bar.set_message(plain::line(what));
             bar
         });
         Self { bar, json: style == Style::Json, what: what.to_owned(), started: Instant::now() }
@@ -33,7 +34,8 @@ impl Progress {
     /// Says how far it is.
     pub fn update(&self, state: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_message(format!("{} · {} s · {state}", self.what, self.started.elapsed().as_secs()));
+            let seconds = self.started.elapsed().as_secs();
+            bar.set_message(plain::line(&format!("{} · {seconds} s · {state}", self.what)));
             bar.tick();
         }
         if self.json {
@@ -41,7 +43,7 @@ impl Progress {
             let line = serde_json::json!({
                 "schema": "benchtop.progress/1", "what": self.what, "state": state, "elapsed_ns": elapsed_ns,
             });
-            let _lost = writeln!(std::io::stderr().lock(), "{line}");
+            let _lost = writeln!(std::io::stderr().lock(), "{}", plain::json(&line.to_string()));
         }
     }
 

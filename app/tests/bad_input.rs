@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{World, as_nobody, assert_three_parts, blank_iso, can_run_vms, is_root, run, skip};
+use common::{World, as_nobody, assert_three_parts, blank_iso, can_run_vms, fifo, is_root, run, skip};
 
 #[test]
 fn a_missing_or_unreadable_iso() {
@@ -39,6 +39,95 @@ fn an_iso_of_somebody_else() {
     assert_eq!(run.code, 5, "{}", run.stderr);
     assert_three_parts(&run);
     assert!(world.snapshot().is_empty());
+}
+
+/// What `start` refuses is refused where it is named: a VM was made that could not start.
+#[test]
+fn a_disc_that_would_not_start() {
+    let world = World::new();
+    world.ok(["new", "one", "--memory", "64M"]);
+    std::fs::write(world.path("text.iso"), "no disc").unwrap();
+    std::fs::write(world.path("short.iso"), vec![0; 0x8003]).unwrap();
+    std::fs::write(world.path("disk.qcow2"), [&b"QFI\xfb"[..], &[0; 70_000]].concat()).unwrap();
+    fifo(&world.path("pipe.iso"));
+    let before = world.snapshot();
+    for iso in ["text.iso", "short.iso", "disk.qcow2", "pipe.iso"] {
+        world.fails(1, ["new", "two", "--iso", iso]);
+        world.fails(1, ["cd", "insert", "one", iso]);
+        world.fails(1, ["attach", "one", "cd", iso]);
+    }
+    world.fails(5, ["set", "one", "firmware=/nowhere"]);
+    let unlocked =
+        |files: Vec<_>| files.into_iter().filter(|(path, _): &(std::path::PathBuf, _)| !path.ends_with("lock"));
+    assert!(unlocked(world.snapshot()).eq(unlocked(before)));
+}
+
+/// Nothing said how to start a VM whose disc had gone.
+#[test]
+fn a_disc_that_went_away() {
+    if !can_run_vms("a_disc_that_went_away") {
+        return;
+    }
+    let world = World::new();
+    blank_iso(&world.path("disc.iso"));
+    world.ok(["new", "one", "--iso", "disc.iso", "--memory", "64M"]);
+    std::fs::remove_file(world.path("disc.iso")).unwrap();
+    assert!(world.fails(3, ["start", "one"]).stderr.contains("benchtop cd eject 'one:cd0'"));
+    std::fs::write(world.path("disc.iso"), "no disc").unwrap();
+    assert!(world.fails(1, ["start", "one"]).stderr.contains("benchtop cd eject 'one:cd0'"));
+    world.ok(["cd", "eject", "one:cd0"]);
+    world.ok(["start", "one"]);
+    world.ok(["stop", "one", "--force"]);
+}
+
+/// A line of 70 000 characters ended `list` with a panic, and a name could clear the screen.
+#[test]
+fn a_bundle_with_a_line_of_any_length() {
+    let world = World::new();
+    world.ok(["new", "one", "--memory", "64M"]);
+    let path = world.bundle("one").join("machine.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("cpus = 2", &format!("cpus = 2\n{} = 1", "x".repeat(70_000)))).unwrap();
+    std::fs::create_dir(world.library().join("\u{1b}[2J\u{202e}.benchtop")).unwrap();
+    std::fs::write(world.library().join("\u{1b}[2J\u{202e}.benchtop/machine.toml"), "\u{1b}[2J").unwrap();
+    let list = world.ok(["list"]);
+    assert!(list.stdout.lines().all(|line| line.len() < 200), "{}", list.stdout);
+    assert!(list.stdout.contains("one") && list.stdout.matches("damaged").count() == 2, "{}", list.stdout);
+    let why = world.fails(1, ["show", "one"]).stderr;
+    assert!(why.contains("unknown field") && why.len() < 4000, "{why}");
+    let said = [list.stdout, world.run(["list", "--json"]).stdout, world.run(["show", "\u{1b}[2J\u{202e}"]).stderr];
+    for text in said {
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
+    }
+    assert!(!world.run(["\u{1b}[2J"]).stderr.contains('\u{1b}'));
+}
+
+/// These waited for the other end of a pipe for ever.
+#[test]
+fn pipes_in_the_place_of_files() {
+    let world = World::new();
+    world.ok(["new", "one", "--memory", "64M"]);
+    fifo(&world.path("pipe"));
+    world.fails(1, ["disk", "info", "pipe"]);
+    fifo(&world.bundle("one").join("logs/monitor.log"));
+    world.fails(5, ["start", "one"]);
+    fifo(&world.bundle("one").join("machine.toml.new"));
+    world.fails(1, ["set", "one", "cpus=1"]);
+    if can_run_vms("pipes_in_the_place_of_files") {
+        world.fails(1, ["boot", "--memory", "64M", "--kernel", "pipe"]);
+    }
+}
+
+#[test]
+fn disks_too_small_or_too_large() {
+    let world = World::new();
+    std::fs::write(world.path("empty"), []).unwrap();
+    assert!(world.fails(1, ["disk", "info", "empty"]).stderr.contains("It is empty."));
+    let large = world.run(["disk", "create", "large", "--size", "128P"]);
+    // Some file systems have room for it.
+    if large.code != 0 {
+        assert!(large.code == 1 && large.stderr.contains("Make it smaller"), "{}", large.stderr);
+    }
 }
 
 #[test]

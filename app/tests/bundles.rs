@@ -101,6 +101,21 @@ fn a_copy_gets_its_own_identity_with_an_undo() {
     assert_eq!(uuid("two"), original);
 }
 
+/// Every `list` gave the bundle another UUID.
+#[test]
+fn a_link_to_a_bundle_is_no_copy() {
+    let world = World::new();
+    world.ok(["new", "one", "--memory", "64M"]);
+    std::os::unix::fs::symlink("one.benchtop", world.bundle("m")).unwrap();
+    let before = world.snapshot();
+    let (_, list) = world.json(["list"]);
+    assert_eq!(list["vms"].as_array().unwrap().len(), 1);
+    assert_eq!(list["vms"][0]["name"], "one");
+    assert_eq!(world.ok(["list"]).stderr, "");
+    assert_eq!(world.json(["show", "m"]).1["uuid"], world.json(["show", "one"]).1["uuid"]);
+    assert_eq!(world.snapshot(), before);
+}
+
 #[test]
 fn what_is_not_built_says_so() {
     let world = World::new();

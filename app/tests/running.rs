@@ -7,10 +7,14 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use benchtop_control::{Client, Command, FailureKind, RuntimeFolder};
 
 use common::{World, as_nobody, blank_iso, can_run_vms, run, skip};
 
@@ -71,12 +75,19 @@ fn a_vm_from_start_to_stop() {
     vm.world.ok(["pause", "one"]);
     assert_eq!(state(), "paused");
     vm.world.fails(4, ["stop", "one"]);
+    // Its guest reads no keys: they would be lost.
+    for verb in ["type", "keys"] {
+        assert!(vm.world.fails(4, [verb, "one", "a"]).stderr.contains("paused"));
+    }
     vm.world.ok(["resume", "one"]);
     vm.world.ok(["reset", "one"]);
     assert_eq!(state(), "running");
     vm.world.ok(["type", "one", "hello\\n"]);
     vm.world.ok(["keys", "one", "ctrl-alt-del", "f12"]);
     vm.world.fails(2, ["type", "one", "€"]);
+    // The first is not pressed: the guest would be reset.
+    let refused = vm.world.fails(2, ["keys", "one", "f12", "ctrl-bogus"]);
+    assert!(refused.stderr.contains("There is no key `bogus`."), "{}", refused.stderr);
     vm.world.ok(["screenshot", "one", "x.png"]);
     assert!(std::fs::read(vm.world.path("x.png")).unwrap().starts_with(b"\x89PNG"));
     let (_, stats) = vm.world.json(["stats", "one"]);
@@ -85,7 +96,7 @@ fn a_vm_from_start_to_stop() {
     assert!(stats["start_ns"].as_u64().unwrap() > 0);
     assert_eq!(vm.world.json(["list"]).1["vms"][0]["state"], "running");
     // The firmware does not know the power button.
-    vm.world.fails(9, ["stop", "one", "--timeout", "300ms"]);
+    assert!(vm.world.fails(9, ["stop", "one", "--timeout", "300ms"]).stderr.contains("within 300 ms"));
     vm.world.ok(["stop", "one", "--force"]);
     assert_eq!(state(), "off");
     assert!(!vm.runtime("control.sock").exists() && !vm.runtime("screen").exists());
@@ -125,6 +136,9 @@ fn a_disc_is_inserted_by_passed_descriptor() {
     assert!(config().contains("disc.iso"));
     vm.world.ok(["cd", "eject", "one"]);
     assert!(file().is_null() && !config().contains("disc.iso"));
+    // What the next start would refuse is refused now.
+    std::fs::write(vm.world.path("text.iso"), "no disc").unwrap();
+    vm.world.fails(1, ["cd", "insert", "one", "text.iso"]);
     vm.world.ok(["attach", "one", "cd", "disc.iso"]);
     vm.world.fails(4, ["attach", "one", "cd", "disc.iso"]);
     vm.world.fails(4, ["attach", "one", "cd"]);
@@ -211,6 +225,46 @@ fn a_client_that_never_listens_is_dropped() {
     vm.world.ok(["show", "one"]);
 }
 
+/// `stats --watch | head -1` never ended: that nobody reads was no error.
+#[test]
+fn figures_that_nobody_reads_end() {
+    let Some(vm) = Running::start("figures_that_nobody_reads_end") else { return };
+    let mut command = vm.world.command();
+    command.args(["stats", "one", "--watch", "100ms", "--json"]).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let status = (0..200).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        child.try_wait().unwrap()
+    });
+    if status.is_none() {
+        child.kill().unwrap();
+    }
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((status.and_then(|status| status.code()), said.as_str()), (Some(141), ""));
+}
+
+/// A picture replaced the pipe or the link it was to be written to, and made a file private.
+#[test]
+fn a_picture_goes_where_it_is_sent() {
+    let Some(vm) = Running::start("a_picture_goes_where_it_is_sent") else { return };
+    let piped = vm.world.command().args(["screenshot", "one", "/dev/stdout"]).output().unwrap();
+    assert!(piped.status.success() && piped.stdout.starts_with(b"\x89PNG"), "{piped:?}");
+    let (file, link) = (vm.world.path("x.png"), vm.world.path("link.png"));
+    std::fs::write(&file, "old").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("x.png", &link).unwrap();
+    vm.world.ok(["screenshot", "one", "link.png"]);
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert!(std::fs::read(&file).unwrap().starts_with(b"\x89PNG"));
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+    // At any time, also before the firmware has set a mode.
+    let (_, shot) = vm.world.json(["screenshot", "one", "x.png"]);
+    assert!(shot["width"].as_u64().unwrap() >= 320 && shot["height"].as_u64().unwrap() >= 200, "{shot}");
+}
+
 #[test]
 fn a_killed_monitor_leaves_a_vm_that_starts_again() {
     let Some(vm) = Running::start("a_killed_monitor_leaves_a_vm_that_starts_again") else { return };
@@ -246,6 +300,10 @@ fn boot_ends_as_it_was_told() {
     let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(world.path("x.json")).unwrap()).unwrap();
     assert_eq!(stats["schema"], "benchtop.stats/1");
     world.fails(9, ["boot", "--memory", "64M", "--timeout", "1s", "--until", "never shown"]);
+    // Nothing but results and errors, and no colours in a pipe.
+    let quiet = boot(&["--until", "SeaBIOS", "--discard-writes", "--quiet"]);
+    assert_eq!((quiet.code, quiet.stderr.as_str()), (0, ""));
+    assert!(!seen.stderr.contains('\u{1b}'), "{}", seen.stderr);
 }
 
 #[test]
@@ -263,4 +321,151 @@ fn ctrl_c_ends_a_boot() {
     assert!(asked.success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(world.run(["show", "brief"]).code, 3);
+    // Another signal is not called Ctrl-C.
+    let mut command = world.command();
+    command.args(["boot", "--memory", "64M", "--name", "brief"]).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    assert!(soon(|| world.run(["show", "brief"]).code == 0));
+    let asked = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(asked.success());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(130) && said.contains("A signal asked it to end."), "{said}");
+}
+
+fn kill(pid: u64) {
+    let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    assert!(killed.success());
+}
+
+/// A VM whose runtime folder was removed said it was off, could not be started because it was running, and could not
+/// be stopped.
+#[test]
+fn a_vm_without_its_socket_can_be_ended() {
+    let Some(vm) = Running::start("a_vm_without_its_socket_can_be_ended") else { return };
+    // Another session of the same user, as cron or sudo make one: the monitor says where it listens.
+    std::fs::create_dir(vm.world.path("elsewhere")).unwrap();
+    let shown = run(vm.world.command().env("XDG_RUNTIME_DIR", vm.world.path("elsewhere")).args(["show", "one"]));
+    assert!(shown.stdout.contains("running"), "{}{}", shown.stdout, shown.stderr);
+    // The end of the user's last session.
+    std::fs::remove_dir_all(vm.world.path("runtime/benchtop")).unwrap();
+    assert_eq!(vm.world.json(["list"]).1["vms"][0]["state"], "unreachable");
+    let (_, shown) = vm.world.json(["show", "one"]);
+    assert_eq!((&shown["state"], &shown["pid"]), (&"unreachable".into(), &vm.pid.into()));
+    let number = format!("process {}", vm.pid);
+    for verb in [&["stop", "one"][..], &["start", "one"], &["rm", "one", "--yes"], &["stats", "one"]] {
+        let refused = vm.world.fails(4, verb);
+        assert!(refused.stderr.contains(&number), "{verb:?}: {}", refused.stderr);
+    }
+    vm.world.ok(["stop", "one", "--force"]);
+    assert_eq!(vm.world.json(["show", "one"]).1["state"], "off");
+    vm.world.fails(4, ["stop", "one", "--force"]);
+    vm.world.ok(["start", "one"]);
+}
+
+/// What waits for a VM's end took the end of a killed monitor for a good one.
+#[test]
+fn a_killed_monitor_is_told_to_who_waits() {
+    let test = "a_killed_monitor_is_told_to_who_waits";
+    let Some(vm) = Running::start(test) else { return };
+    for verb in [&["stop", "one"][..], &["console", "one"], &["stats", "one", "--watch", "200ms"], &["start", "one"]] {
+        let mut command = vm.world.command();
+        command.args(verb);
+        if verb[0] == "start" {
+            command.arg("--wait");
+        } else {
+            vm.world.run(["start", "one"]);
+        }
+        // Input that stays open, so that a console stays connected.
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let running = || vm.world.json(["show", "one"]).1["state"] == "running";
+        assert!(soon(running));
+        std::thread::sleep(Duration::from_millis(700));
+        kill(vm.world.json(["show", "one"]).1["pid"].as_u64().unwrap());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{verb:?}: {said}");
+        assert!(said.contains("ended unexpectedly"), "{verb:?}: {said}");
+        assert!(!said.contains("runs on"), "{verb:?}: {said}");
+    }
+}
+
+/// A VM that goes off in good order is success for all of them.
+#[test]
+fn a_good_end_is_told_to_who_waits() {
+    let Some(vm) = Running::start("a_good_end_is_told_to_who_waits") else { return };
+    for verb in [&["stop", "one"][..], &["console", "one"], &["stats", "one", "--watch", "10s"], &["start", "one"]] {
+        let mut command = vm.world.command();
+        command.args(verb);
+        if verb[0] == "start" {
+            command.arg("--wait");
+        } else {
+            vm.world.run(["start", "one"]);
+        }
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(soon(|| vm.world.json(["show", "one"]).1["state"] == "running"));
+        std::thread::sleep(Duration::from_millis(700));
+        vm.world.ok(["stop", "one", "--force"]);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{verb:?}: {said}");
+        assert!(!said.contains("runs on"), "{verb:?}: {said}");
+    }
+}
+
+/// Silent clients that filled the table kept every command out.
+#[test]
+fn silent_clients_do_not_lock_anybody_out() {
+    let Some(vm) = Running::start("silent_clients_do_not_lock_anybody_out") else { return };
+    let crowd: Vec<_> = (0..60).map(|_| vm.socket()).collect();
+    let begun = Instant::now();
+    assert_eq!(vm.world.json(["list"]).1["vms"][0]["state"], "running");
+    vm.world.ok(["stop", "one", "--force"]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    drop(crowd);
+}
+
+/// One client could connect thousands of consoles.
+#[test]
+fn consoles_have_a_limit() {
+    let Some(vm) = Running::start("consoles_have_a_limit") else { return };
+    let runtime = RuntimeFolder::open_at(&vm.world.path("runtime"), "benchtop").unwrap();
+    let mut client = Client::connect(&runtime, &vm.uuid).unwrap().unwrap();
+    let mut consoles = Vec::new();
+    let refused = (0..100).find_map(|_| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        consoles.push(ours);
+        client.request(Command::Console, &[theirs.as_fd()]).err()
+    });
+    assert!(consoles.len() <= 32, "{}", consoles.len());
+    assert_eq!(refused.unwrap().kind, FailureKind::WrongState);
+    // Full of those that stay, there is still room for who asks and goes.
+    assert_eq!(vm.world.run(["console", "one"]).code, 4);
+    assert_eq!(vm.world.json(["list"]).1["vms"][0]["state"], "running");
+    vm.world.ok(["stop", "one", "--force"]);
+}
+
+/// `new` took the name of a running throw-away VM, and no verb reached that one any longer.
+#[test]
+fn a_booted_vm_keeps_its_name() {
+    if !can_run_vms("a_booted_vm_keeps_its_name") {
+        return;
+    }
+    let world = World::new();
+    world.ok(["new", "other", "--memory", "64M"]);
+    let mut child = world.command().args(["boot", "--memory", "64M", "--name", "gb"]).spawn().unwrap();
+    assert!(soon(|| world.run(["show", "gb"]).code == 0));
+    world.fails(4, ["new", "gb", "--memory", "64M"]);
+    world.fails(4, ["set", "other", "name=gb"]);
+    let (_, list) = world.json(["list"]);
+    assert_eq!((&list["vms"][1]["name"], &list["vms"][1]["state"]), (&"gb".into(), &"running".into()));
+    assert!(list["vms"][1]["path"].is_null());
+    // A bundle that got the name in spite of that does not hide it.
+    std::fs::rename(world.bundle("other"), world.bundle("gb")).unwrap();
+    world.ok(["stats", "gb"]);
+    assert!(world.ok(["show", "gb"]).stderr.contains("`boot`"));
+    world.ok(["stop", "gb", "--force"]);
+    child.wait().unwrap();
+    world.fails(4, ["stats", "gb"]);
+    world.ok(["new", "other", "--memory", "64M"]);
 }

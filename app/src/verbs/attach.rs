@@ -91,7 +91,7 @@ fn insert_into_empty(client: &mut benchtop_control::Client, vm: &str, iso: Optio
             "Change a disc with `benchtop cd insert`, or stop the VM first.",
         );
     };
-    let file = open::open_iso(iso)?;
+    let file = open::open_bundle_iso(iso)?;
     let device = drive.name.clone();
     let command = Command::CdInsert { device: Some(device.clone()), path: iso.to_path_buf(), force: false };
     client.request(command, &[file.as_fd()])?;

@@ -162,15 +162,11 @@ impl Boot {
             None => None,
         };
         devices.push(open::cd_info("cd0", self.iso.as_deref(), medium.as_ref()));
-        let kernel_file = |path: &PathBuf| {
-            std::fs::File::open(path)
-                .map_err(|error| Failure::from_io(format!("can not open {}", path.display()), &error))
-        };
         let direct_kernel = match &self.kernel {
             None => None,
             Some(kernel) => Some(DirectKernel {
-                kernel: kernel_file(kernel)?,
-                initrd: self.initrd.as_ref().map(kernel_file).transpose()?,
+                kernel: open::open_regular("kernel", kernel)?,
+                initrd: self.initrd.as_deref().map(|path| open::open_regular("initrd", path)).transpose()?,
                 command_line: self.append.clone().unwrap_or_default(),
             }),
         };
@@ -216,6 +212,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time as [`parse_duration`] reads it, with a space: `60 s`, `300 ms`.
+pub fn human_duration(time: Duration) -> String {
+    match time.subsec_millis() {
+        0 => format!("{} s", time.as_secs()),
+        _ => format!("{} ms", time.as_millis()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,6 +230,8 @@ mod tests {
         assert_eq!(parse_duration("2"), Ok(Duration::from_secs(2)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(human_duration(Duration::from_millis(300)), "300 ms");
+        assert_eq!(human_duration(Duration::from_secs(60)), "60 s");
         for wrong in ["", "s", "-1s", "0s", "1d", "1 s", "99999999999999h"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }

@@ -49,10 +49,19 @@ impl Cd {
     /// No such drive, or the guest holds the tray.
     pub fn run(&self, output: &Output) -> Result<(), Failure> {
         let (name, iso, force) = match &self.action {
-            Action::Insert { vm, iso, force } => (VmName::parse(vm), Some(absolute_iso(iso)?), *force),
+            Action::Insert { vm, iso, force } => (VmName::parse(vm), Some(iso), *force),
             Action::Eject { vm, force } => (VmName::parse(vm), None, *force),
         };
-        let off = match Target::find(&name.vm) {
+        let target = Target::find(&name.vm);
+        let iso = match iso {
+            Some(iso) if target.is_ok() => Some(absolute_iso(iso)?),
+            // A throw-away VM takes any file, as `boot --iso` does.
+            Some(iso) => {
+                Some(std::path::absolute(iso).map_err(|error| Failure::from_io("can not find the disc", &error))?)
+            }
+            None => None,
+        };
+        let off = match target {
             Ok(target) if target.client()?.is_none() => Some(target),
             _ => None,
         };

@@ -1,12 +1,12 @@
 //! `disk`: make and look at images.
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use benchtop_block::BlockErrorKind;
 use benchtop_control::{Failure, FailureKind, Size, VmName};
 use benchtop_images::{Format, probe, raw};
+use benchtop_machine::monitor::open::open_regular;
 use clap::{Args, Subcommand};
 
 use crate::cli::not_built;
@@ -145,16 +145,17 @@ fn info(output: &Output, disk: &str) -> Result<(), Failure> {
             let path = target.bundle.path().join(&found.file);
             let file = target.bundle.open_file(&found.file, false);
             // A VM's disk is what its configuration says; its content is the guest's.
+            let what = || format!("can not read the disk {}", path.display());
+            let file = file.map_err(|error| Failure::from_io(what(), &error))?;
             (path, file, Some(Format::Raw))
         }
-        None => (PathBuf::from(disk), File::open(disk), None),
+        None => (PathBuf::from(disk), open_regular("disk", Path::new(disk))?, None),
     };
     let what = format!("can not read the disk {}", path.display());
-    let io = |error: std::io::Error| Failure::from_io(what.as_str(), &error);
-    let file = file.map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
-        return Err(Failure::new(FailureKind::Failed, what, "It is no regular file.", "Name an image."));
+    let metadata = file.metadata().map_err(|error| Failure::from_io(what.as_str(), &error))?;
+    if metadata.len() < 512 {
+        let why = if metadata.len() == 0 { "It is empty." } else { "It is shorter than a sector of 512 bytes." };
+        return Err(Failure::new(FailureKind::Failed, what, why, "Make a disk with `benchtop disk create`."));
     }
     let format = match declared {
         Some(format) => format,

@@ -1,6 +1,8 @@
 //! `type` and `keys`: the VM's keyboard.
 
 use benchtop_control::{Command, Failure};
+use benchtop_machine::check_chord;
+use benchtop_machine::monitor::machine_failure;
 use clap::Args;
 
 use crate::output::Output;
@@ -19,6 +21,9 @@ pub struct Type {
 
 /// `keys`.
 #[derive(Debug, Args)]
+#[command(after_help = "A chord is key names with - between: a character of a US keyboard, esc, enter, tab, space, \
+    backspace, ctrl,\nalt, shift, meta (and rctrl, altgr, rshift, rwin), menu, ins, del, home, end, pgup, pgdn, up, \
+    down, left, right,\nf1 to f12, kp0 to kp9, kpenter, print, pause, capslock, numlock, scrolllock.")]
 pub struct Keys {
     /// VM
     pub vm: String,
@@ -43,8 +48,11 @@ impl Keys {
     /// Runs the verb.
     ///
     /// # Errors
-    /// The VM is off, or there is no such key.
+    /// The VM is off, or there is no such key; nothing was pressed then.
     pub fn run(&self, output: &Output) -> Result<(), Failure> {
+        for chord in &self.chords {
+            check_chord(chord).map_err(|error| machine_failure(&format!("can not press `{chord}`"), &error))?;
+        }
         let mut client = running(&self.vm)?;
         for chord in &self.chords {
             client.command(Command::Keys { chord: chord.clone() })?;

@@ -1,11 +1,11 @@
-//! `list`: the VMs of the library.
+//! `list`: the VMs of the library, and those `boot` runs under a name.
 
-use benchtop_control::{Bundle, Client, Failure, Library, RuntimeFolder, Size, VmState};
+use benchtop_control::{Bundle, Client, Failure, FailureKind, Library, RuntimeFolder, Size, VmState};
 use clap::Args;
 use serde::Serialize;
 
 use crate::output::{Output, table};
-use crate::target::part_copies;
+use crate::target::{Found, boot_key, look, part_copies};
 
 /// `list`.
 #[derive(Debug, Args)]
@@ -15,7 +15,8 @@ pub struct List {}
 #[derive(Serialize)]
 struct Row {
     name: String,
-    path: std::path::PathBuf,
+    /// A throw-away VM has none.
+    path: Option<std::path::PathBuf>,
     uuid: Option<uuid::Uuid>,
     state: Option<VmState>,
     memory_bytes: Option<u64>,
@@ -24,7 +25,7 @@ struct Row {
 }
 
 impl List {
-    /// Runs the verb. A VM that can not be read is listed with the reason.
+    /// Runs the verb. A VM that can not be read is listed all the same, with `--json` with the reason.
     ///
     /// # Errors
     /// The library can not be read.
@@ -32,7 +33,10 @@ impl List {
         part_copies(output)?;
         let library = Library::of_user()?;
         let runtime = RuntimeFolder::open().ok();
-        let rows: Vec<Row> = library.paths()?.iter().map(|path| row(path, runtime.as_ref())).collect();
+        let mut rows: Vec<Row> = library.paths()?.iter().map(|path| row(path)).collect();
+        rows.extend(runtime.iter().flat_map(|runtime| {
+            runtime.boot_names().into_iter().filter_map(|name| booted_row(Client::connect(runtime, &boot_key(&name))))
+        }));
         let fields = serde_json::json!({ "library": library.folder(), "vms": rows });
         output.result("list", &fields, || {
             if rows.is_empty() {
@@ -40,7 +44,11 @@ impl List {
             }
             let mut lines = vec![["NAME", "STATE", "MEMORY", "CPUS"].map(str::to_owned).to_vec()];
             lines.extend(rows.iter().map(|row| match &row.error {
-                Some(error) => vec![row.name.clone(), format!("unreadable: {}", error.why)],
+                Some(error) => {
+                    // The reason may be long; `show` gives it.
+                    let word = if error.kind == FailureKind::NotCapable { "no access" } else { "damaged" };
+                    vec![row.name.clone(), word.to_owned()]
+                }
                 None => vec![
                     row.name.clone(),
                     row.state.map_or("unknown", VmState::name).to_owned(),
@@ -53,18 +61,30 @@ impl List {
     }
 }
 
-fn row(path: &std::path::Path, runtime: Option<&RuntimeFolder>) -> Row {
+fn row(path: &std::path::Path) -> Row {
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let empty =
-        Row { name, path: path.to_path_buf(), uuid: None, state: None, memory_bytes: None, cpus: None, error: None };
-    match Bundle::open(path).and_then(|bundle| bundle.config()) {
+    let empty = Row {
+        name,
+        path: Some(path.to_path_buf()),
+        uuid: None,
+        state: None,
+        memory_bytes: None,
+        cpus: None,
+        error: None,
+    };
+    match Bundle::open(path).and_then(|bundle| bundle.config().map(|config| (bundle, config))) {
         Err(error) => Row { error: Some(error), ..empty },
-        Ok(config) => {
-            let client = runtime.map(|runtime| Client::connect(runtime, &config.uuid.to_string()));
-            let state = match client {
-                Some(Ok(Some(mut client))) => client.show().ok().map(|info| info.state),
-                Some(Ok(None)) => Some(VmState::Off),
-                _ => None,
+        Ok((bundle, config)) => {
+            let state = match look(&bundle, &config) {
+                Ok(Found::Client(mut client)) => match client.show() {
+                    Ok(info) => Some(info.state),
+                    // It has gone meanwhile, or it is stuck.
+                    Err(_) if bundle.holder().is_none() => Some(VmState::Off),
+                    Err(_) => Some(VmState::Unreachable),
+                },
+                Ok(Found::Nothing) => Some(VmState::Off),
+                Ok(Found::Unreachable(_)) => Some(VmState::Unreachable),
+                Err(_) => None,
             };
             Row {
                 uuid: Some(config.uuid),
@@ -75,4 +95,18 @@ fn row(path: &std::path::Path, runtime: Option<&RuntimeFolder>) -> Row {
             }
         }
     }
+}
+
+/// The line of a VM that `boot` runs.
+fn booted_row(client: Result<Option<Client>, Failure>) -> Option<Row> {
+    let info = client.ok()??.show().ok()?;
+    Some(Row {
+        name: info.name,
+        path: None,
+        uuid: Some(info.uuid),
+        state: Some(info.state),
+        memory_bytes: Some(info.memory_bytes),
+        cpus: Some(info.cpus),
+        error: None,
+    })
 }

@@ -21,10 +21,11 @@ pub mod start;
 pub mod stats;
 pub mod stop;
 
-use benchtop_control::{Command, Failure};
+use benchtop_control::{Command, Failure, Library};
 
 use crate::cli::{Cli, Verb, not_built};
 use crate::output::Output;
+use crate::target::check_not_booted;
 
 /// Does what the command line says. The exit code is that of a success that is not quite one, mostly 0.
 ///
@@ -32,7 +33,10 @@ use crate::output::Output;
 /// What failed.
 pub fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
     match cli.verb {
-        Verb::New(verb) => verb.run(output)?,
+        Verb::New(verb) => {
+            check_not_booted(&Library::of_user()?.place(&verb.name)?.1)?;
+            verb.run(output)?;
+        }
         Verb::List(verb) => verb.run(output)?,
         Verb::Show(verb) => verb.run(output)?,
         Verb::Set(verb) => verb.run(output)?,

@@ -102,11 +102,11 @@ fn make_disk(bundle: &Bundle, file: &Path, bytes: u64) -> Result<(), Failure> {
     made.set_len(bytes).and_then(|()| made.sync_all()).map_err(|error| Failure::from_io(what(), &error))
 }
 
-/// Checks that a disc can be read, and says where it is for good.
+/// Checks that the VM will start with a disc, and says where it is for good.
 ///
 /// # Errors
-/// It can not.
+/// It can not be read, or is no disc.
 pub fn absolute_iso(path: &Path) -> Result<PathBuf, Failure> {
-    open::open_iso(path)?;
+    open::open_bundle_iso(path)?;
     std::path::absolute(path).map_err(|error| Failure::from_io(format!("can not find {}", path.display()), &error))
 }

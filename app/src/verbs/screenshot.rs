@@ -8,6 +8,7 @@ use benchtop_control::screen::Picture;
 use benchtop_control::{Failure, FailureKind};
 use clap::Args;
 
+use crate::files::Replacement;
 use crate::output::Output;
 use crate::target::running;
 
@@ -21,17 +22,15 @@ pub struct Screenshot {
 }
 
 impl Screenshot {
-    /// Runs the verb. The file is replaced wholly or not at all.
+    /// Runs the verb. A regular file is replaced wholly or not at all.
     ///
     /// # Errors
     /// The VM is off, or the file can not be written.
     pub fn run(&self, output: &Output) -> Result<(), Failure> {
         let picture = running(&self.vm)?.screen()?;
-        let what = || format!("can not write {}", self.file.display());
-        let parent = self.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let draft = tempfile::NamedTempFile::new_in(parent).map_err(|error| Failure::from_io(what(), &error))?;
-        write_png(draft.as_file(), &picture, &self.file)?;
-        draft.persist(&self.file).map_err(|error| Failure::from_io(what(), &error.error))?;
+        let target = Replacement::begin(&self.file)?;
+        write_png(target.file(), &picture, &self.file)?;
+        target.finish()?;
         let fields =
             serde_json::json!({ "name": self.vm, "file": self.file, "width": picture.width, "height": picture.height });
         output.done("screenshot", &fields, || {

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use benchtop_control::{Failure, FailureKind, VmConfig};
-use benchtop_machine::monitor::host;
+use benchtop_machine::monitor::{firmware, host};
 use clap::Args;
 
 use crate::output::Output;
-use crate::target::Target;
+use crate::target::{Target, check_not_booted};
 
 /// `set`.
 #[derive(Debug, Args)]
@@ -53,7 +53,12 @@ impl Set {
 
 fn apply(config: &mut VmConfig, key: &str, value: &str) -> Result<(), Failure> {
     match key {
-        "name" => value.clone_into(&mut config.name),
+        "name" => {
+            if value != config.name {
+                check_not_booted(value)?;
+            }
+            value.clone_into(&mut config.name);
+        }
         "memory" => {
             config.memory = value.parse().map_err(|error| usage(key, format!("{error}.")))?;
             host::check_memory(config.memory)?;
@@ -63,6 +68,8 @@ fn apply(config: &mut VmConfig, key: &str, value: &str) -> Result<(), Failure> {
         "firmware" if value == "none" => config.firmware = None,
         "firmware" => {
             let path = std::path::absolute(PathBuf::from(value)).map_err(|error| usage(key, format!("{error}.")))?;
+            // The same check as at the start.
+            firmware::load(Some(&path))?;
             config.firmware = Some(path);
         }
         "uuid" => {

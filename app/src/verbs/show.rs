@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::output::{Output, table};
-use crate::target::{Target, running};
+use crate::target::{Found, Target, booted, look, running, unreachable};
 
 /// `show`.
 #[derive(Debug, Args)]
@@ -36,9 +36,23 @@ impl Show {
     pub fn run(&self, output: &Output) -> Result<(), Failure> {
         let shown = match Target::find(&self.vm) {
             Ok(target) => {
-                let info = match target.client()? {
-                    Some(mut client) => client.show()?,
-                    None => info_when_off(&target),
+                let info = match look(&target.bundle, &target.config)? {
+                    Found::Client(mut client) => client.show()?,
+                    Found::Nothing => {
+                        if booted(&self.vm)?.is_some() {
+                            output.warning(&format!(
+                                "{} is off; verbs for a running VM reach the one of that name that `boot` runs",
+                                target.name(),
+                            ));
+                        }
+                        info_when_off(&target)
+                    }
+                    Found::Unreachable(monitor) => VmInfo {
+                        state: VmState::Unreachable,
+                        reason: Some(unreachable(target.name(), &monitor).why),
+                        pid: Some(monitor.pid()),
+                        ..info_when_off(&target)
+                    },
                 };
                 Shown {
                     path: Some(target.bundle.path().to_path_buf()),

@@ -5,16 +5,16 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command as Process, Stdio};
+use std::process::{Child, Command as Process, Stdio};
 
 use benchtop_control::command::VmInfo;
-use benchtop_control::{Bundle, Command, Event, Failure, FailureKind, Library, VmState};
+use benchtop_control::{Bundle, Client, Command, Failure, FailureKind, Library, VmState};
 use benchtop_machine::monitor::process::{StartRequest, receive_answer, send_request};
 use clap::Args;
 
 use crate::cli::{AccelChoice, not_built};
 use crate::output::Output;
-use crate::target::{Target, events_ended, part_copies};
+use crate::target::{Off, Target, ended_unexpectedly, follow, part_copies};
 use crate::verbs::monitor::VERB;
 
 /// The monitor's log starts anew above this size.
@@ -51,7 +51,7 @@ impl Start {
         part_copies(output)?;
         // Only the bundle: what is wrong with its configuration is the monitor's to find, under the lock.
         let bundle = Library::of_user()?.find(&self.vm)?;
-        let (serial, follow) = match self.serial.as_deref() {
+        let (serial, shown) = match self.serial.as_deref() {
             None => (None, None),
             Some("-") => {
                 let (ours, theirs) =
@@ -60,47 +60,57 @@ impl Start {
             }
             Some(path) => (Some(create(Path::new(path))?.into()), None),
         };
-        let info = start(output, &bundle, self.accel, serial)?;
+        let (mut info, monitor) = spawn(&bundle, self.accel, serial)?;
         let target = Target { config: bundle.config()?, bundle };
-        let client = if self.wait || follow.is_some() { target.client()? } else { None };
-        if let Some(mut serial) = follow {
+        let waits = self.wait || shown.is_some();
+        // Before the serial port is followed, so that no event is missed. Where this fails the VM goes off this very
+        // moment, and its process says how.
+        let client = if waits { target.client().unwrap_or_default() } else { None };
+        let client = client.and_then(|mut client| client.command(Command::Subscribe).is_ok().then_some(client));
+        if let Some(mut serial) = shown {
             // Ends when the monitor does.
             let copied = std::io::copy(&mut serial, &mut std::io::stdout().lock());
             copied.map_err(|error| Failure::from_io("can not follow the serial port", &error))?;
             std::io::stdout().flush().map_err(|error| Failure::from_io("can not print", &error))?;
         }
-        let mut reason = None;
-        if let Some(mut client) = client {
-            // The VM may have gone off before: then there is nothing to wait for.
-            if client.command(Command::Subscribe).is_ok() {
-                reason = wait_until_off(&mut client)?;
+        if waits {
+            if let Some(why) = wait_until_off(client, monitor, target.name())? {
+                return Err(Failure::new(
+                    FailureKind::Failed,
+                    format!("the VM `{}` went off by itself", target.name()),
+                    why,
+                    "logs/monitor.log in its bundle says more.",
+                ));
             }
-        }
-        if let Some(why) = reason {
-            return Err(Failure::new(
-                FailureKind::Failed,
-                format!("the VM `{}` went off by itself", target.name()),
-                why,
-                "logs/monitor.log in its bundle says more.",
-            ));
+            info.state = VmState::Off;
+            info.pid = None;
         }
         let fields = serde_json::json!({ "vm": info, "path": target.bundle.path() });
         if self.serial.as_deref() == Some("-") && !output.is_json() {
             return Ok(0);
         }
-        output.done("start", &fields, || format!("{} runs on {}", info.name, info.accel.as_deref().unwrap_or("?")))?;
+        output.done("start", &fields, || match info.state {
+            VmState::Off => format!("{} is off", info.name),
+            _ => format!("{} runs on {}", info.name, info.accel.as_deref().unwrap_or("?")),
+        })?;
         Ok(0)
     }
 }
 
-/// Follows events until the VM is off; the reason is one of a failure.
-fn wait_until_off(client: &mut benchtop_control::Client) -> Result<Option<String>, Failure> {
-    loop {
-        match client.next_event(None) {
-            Ok(Some(Event::State { state: VmState::Off, reason })) => return Ok(reason),
-            Ok(_) => {}
-            Err(error) => return events_ended(&error).map(|()| None),
-        }
+/// Follows events until the VM is off, and waits for its monitor; the reason is one of a failure.
+///
+/// # Errors
+/// The monitor was killed or failed.
+fn wait_until_off(client: Option<Client>, mut monitor: Child, name: &str) -> Result<Option<String>, Failure> {
+    let mut off = None;
+    if let Some(mut client) = client {
+        while off.is_none() && !follow(&mut client, None, &mut off)? {}
+    }
+    let status = monitor.wait().map_err(|error| Failure::from_io("can not wait for the VM's process", &error))?;
+    match off {
+        Some(Off { reason }) => Ok(reason),
+        None if status.success() => Ok(None),
+        None => Err(ended_unexpectedly(name)),
     }
 }
 
@@ -114,6 +124,12 @@ pub fn start(
     accel: AccelChoice,
     serial: Option<OwnedFd>,
 ) -> Result<VmInfo, Failure> {
+    // Without waiting: the monitor outlives this process and belongs to nobody.
+    spawn(bundle, accel, serial).map(|(info, _monitor)| info)
+}
+
+/// As [`start`], with the process.
+fn spawn(bundle: &Bundle, accel: AccelChoice, serial: Option<OwnedFd>) -> Result<(VmInfo, Child), Failure> {
     accel.check()?;
     let what = || format!("can not start the VM `{}`", bundle.folder_name());
     let io = |error: std::io::Error| Failure::from_io(what(), &error);
@@ -133,16 +149,15 @@ pub fn start(
     let request = StartRequest { bundle: bundle.path().to_path_buf() };
     let descriptors: Vec<_> = serial.iter().map(AsFd::as_fd).collect();
     let answer = send_request(&ours, &request, &descriptors).and_then(|()| receive_answer(&ours));
-    // Dropped without waiting: the monitor outlives this process and belongs to nobody.
-    drop(child);
-    answer.map_err(|error| {
+    let info = answer.map_err(|error| {
         Failure::new(
             FailureKind::Failed,
             what(),
             format!("Its monitor ended without an answer: {error}."),
             format!("{} says more.", bundle.path().join("logs/monitor.log").display()),
         )
-    })?
+    })??;
+    Ok((info, child))
 }
 
 /// Makes a file for output.

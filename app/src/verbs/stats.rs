@@ -1,13 +1,13 @@
 //! `stats`: what devices and CPUs do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use benchtop_control::stats::VmStats;
-use benchtop_control::{Failure, FailureKind, Size};
+use benchtop_control::{Command, Failure, FailureKind, Size};
 use clap::Args;
 
 use crate::output::{Output, table};
-use crate::target::running;
+use crate::target::{ended_unexpectedly, follow, running};
 use crate::verbs::boot::parse_duration;
 
 /// `stats`.
@@ -24,19 +24,34 @@ impl Stats {
     /// Runs the verb.
     ///
     /// # Errors
-    /// The VM is off.
+    /// The VM is off, or with `--watch` its monitor was killed meanwhile.
     pub fn run(&self, output: &Output) -> Result<(), Failure> {
         let mut client = running(&self.vm)?;
-        loop {
+        let Some(every) = self.watch else {
             let stats = client.stats()?;
-            output.result("stats", &stats, || text(&stats))?;
-            let Some(every) = self.watch else { return Ok(()) };
-            // Nothing to wait on but time: the figures change all the while.
-            std::thread::sleep(every.max(Duration::from_millis(100)));
-            match client.show() {
-                Ok(_) => {}
-                Err(failure) if failure.kind == FailureKind::Failed => return Ok(()),
+            return output.result("stats", &stats, || text(&stats));
+        };
+        client.command(Command::Subscribe)?;
+        let mut off = None;
+        loop {
+            match client.stats() {
+                Ok(stats) => output.result("stats", &stats, || text(&stats))?,
+                // The connection ended: the events before its end say why.
+                Err(failure) if failure.kind == FailureKind::Failed => {}
                 Err(failure) => return Err(failure),
+            }
+            let next = Instant::now() + every.max(Duration::from_millis(100));
+            loop {
+                let left = next.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                let ended = follow(&mut client, Some(left), &mut off)?;
+                match &off {
+                    Some(_) => return Ok(()),
+                    None if ended => return Err(ended_unexpectedly(&self.vm)),
+                    None => {}
+                }
             }
         }
     }

@@ -157,3 +157,8 @@ pub fn blank_iso(path: &Path) {
     content[0x8001..0x8006].copy_from_slice(b"CD001");
     std::fs::write(path, content).unwrap();
 }
+
+/// A pipe with a name, which nobody has open.
+pub fn fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}

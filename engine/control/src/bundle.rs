@@ -12,11 +12,14 @@ use rustix::io::Errno;
 use crate::config::VmConfig;
 use crate::config_file::{self, ConfigError};
 use crate::failure::{Failure, FailureKind};
+use crate::holder::{self, Holder};
 
 /// The suffix of a bundle's folder.
 pub const SUFFIX: &str = "benchtop";
 /// The configuration's file name.
 pub const CONFIG: &str = "machine.toml";
+/// Its name while it is written.
+const DRAFT: &str = "machine.toml.new";
 /// The lock's.
 pub const LOCK: &str = "lock";
 /// The folders every bundle has.
@@ -34,7 +37,17 @@ pub struct Bundle {
 /// it with the process.
 #[derive(Debug)]
 pub struct BundleLock {
-    _file: OwnedFd,
+    file: OwnedFd,
+}
+
+impl BundleLock {
+    /// Says for all to read that the holder is a monitor, and where its socket is.
+    ///
+    /// # Errors
+    /// The host's; the lock holds all the same.
+    pub fn announce(&self, runtime: &Path) -> std::io::Result<()> {
+        holder::announce(&self.file, runtime)
+    }
 }
 
 impl Bundle {
@@ -131,6 +144,11 @@ impl Bundle {
         rustix::fs::fstat(&self.dir).ok().map(|stat| stat.st_ino)
     }
 
+    /// Which folder it is, by whatever path it was opened.
+    pub fn identity(&self) -> Option<(u64, u64)> {
+        rustix::fs::fstat(&self.dir).ok().map(|stat| (stat.st_dev, stat.st_ino))
+    }
+
     /// Reads the configuration.
     ///
     /// # Errors
@@ -176,21 +194,39 @@ impl Bundle {
                 "Choose another value; nothing was changed.",
             )
         })?;
-        let draft = "machine.toml.new";
+        let file = self.create_draft().map_err(|error| match error {
+            Errno::EXIST => Failure::new(
+                FailureKind::Failed,
+                what.as_str(),
+                format!("Its draft {DRAFT} is in the way: it is no regular file."),
+                "Remove that; Benchtop made no such thing.",
+            ),
+            other => Failure::from_io(what.as_str(), &other.into()),
+        })?;
         let write = || -> std::io::Result<()> {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(&self.dir, draft, flags, Mode::RUSR | Mode::WUSR)?;
             let mut file = File::from(file);
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            rustix::fs::renameat(&self.dir, draft, &self.dir, CONFIG)?;
+            rustix::fs::renameat(&self.dir, DRAFT, &self.dir, CONFIG)?;
             rustix::fs::fsync(&self.dir)?;
             Ok(())
         };
         write().map_err(|error| {
-            let _gone = rustix::fs::unlinkat(&self.dir, draft, AtFlags::empty());
+            let _gone = rustix::fs::unlinkat(&self.dir, DRAFT, AtFlags::empty());
             Failure::from_io(what, &error)
         })
+    }
+
+    /// Makes the draft of a new configuration. One that a crash left is removed; a pipe, a link or a folder in its
+    /// place is nothing of ours, and `EXIST`.
+    fn create_draft(&self) -> Result<OwnedFd, Errno> {
+        let stale = rustix::fs::statat(&self.dir, DRAFT, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+        if stale {
+            rustix::fs::unlinkat(&self.dir, DRAFT, AtFlags::empty())?;
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, DRAFT, flags, Mode::RUSR | Mode::WUSR)
     }
 
     /// Takes the lock, without waiting.
@@ -206,15 +242,43 @@ impl Bundle {
         rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)
             .map_err(|error| Failure::from_io(what.as_str(), &error.into()))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-            Errno::WOULDBLOCK => Failure::new(
-                FailureKind::WrongState,
-                what,
-                "It is running, or another command is changing it.",
-                "Stop it first (`benchtop stop`), or wait for the other command.",
-            ),
+            Errno::WOULDBLOCK => self.in_use(what),
             other => Failure::from_io(what, &other.into()),
         })?;
-        Ok(BundleLock { _file: file })
+        holder::sign(&file);
+        Ok(BundleLock { file })
+    }
+
+    /// Who holds the lock, as far as the host says. Not for whoever may hold it itself.
+    pub fn holder(&self) -> Option<Holder> {
+        holder::holder(self)
+    }
+
+    /// Ends the monitor that holds the lock, and waits until it has gone; whether there was one.
+    ///
+    /// # Errors
+    /// It is another user's, or does not end.
+    pub fn end_monitor(&self) -> Result<bool, Failure> {
+        holder::end(self)
+    }
+
+    /// The error of whoever finds the lock taken.
+    fn in_use(&self, what: String) -> Failure {
+        let (why, fix) = match self.holder() {
+            Some(holder) if holder.is_monitor() => (
+                format!("It is running, in process {}.", holder.pid()),
+                "Stop it first (`benchtop stop`; with --force also one that does not answer).",
+            ),
+            Some(holder) => (
+                format!("Another command (process {}) is changing it.", holder.pid()),
+                "Wait for the other command, or end it.",
+            ),
+            None => (
+                "It is running, or another command is changing it.".to_owned(),
+                "Stop it first (`benchtop stop`), or wait for the other command.",
+            ),
+        };
+        Failure::new(FailureKind::WrongState, what, why, fix)
     }
 
     /// Opens a regular file in it, never following a link: for reading, or for both.
@@ -245,7 +309,7 @@ impl Bundle {
     /// Opens a log in it to append to; one over `limit_bytes` first becomes `NAME.1`.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's; what is no regular file is `PermissionDenied`.
     pub fn open_log(&self, name: &str, limit_bytes: u64) -> std::io::Result<File> {
         match rustix::fs::mkdirat(&self.dir, "logs", Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -257,8 +321,21 @@ impl Bundle {
         if large {
             rustix::fs::renameat(&logs, name, &logs, format!("{name}.1"))?;
         }
+        let foreign = || {
+            let why = format!("logs/{name} is no regular file");
+            std::io::Error::new(std::io::ErrorKind::PermissionDenied, why)
+        };
+        // Not blocking, as in `open_file`: a pipe that nobody reads is then ENXIO, and a link ELOOP.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(File::from(rustix::fs::openat(&logs, name, flags, Mode::RUSR | Mode::WUSR)?))
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = match rustix::fs::openat(&logs, name, flags | OFlags::NONBLOCK, mode) {
+            Err(Errno::NXIO | Errno::LOOP | Errno::ISDIR) => return Err(foreign()),
+            result => result?,
+        };
+        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+            return Err(foreign());
+        }
+        Ok(File::from(file))
     }
 
     fn open_beneath(&self, relative: &Path, flags: OFlags, mode: Mode) -> std::io::Result<OwnedFd> {
@@ -365,6 +442,33 @@ mod tests {
         config.cpus = 0;
         assert_eq!(bundle.save(&config).unwrap_err().kind, FailureKind::Usage);
         assert_eq!(std::fs::read(bundle.path().join(CONFIG)).unwrap(), before);
+    }
+
+    /// `set` and `start` waited for ever on pipes in the place of files they write.
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_an_error_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = make(dir.path(), "one");
+        let config = bundle.config().unwrap();
+        let pipe = |name: &str| {
+            let mode = Mode::RUSR | Mode::WUSR;
+            rustix::fs::mknodat(&bundle, name, FileType::Fifo, mode, 0).unwrap();
+        };
+        pipe(DRAFT);
+        let failure = bundle.save(&config).unwrap_err();
+        assert!(failure.why.contains("no regular file"), "{failure}");
+        assert!(bundle.path().join(DRAFT).exists());
+        std::fs::remove_file(bundle.path().join(DRAFT)).unwrap();
+        // A link is not followed, and a draft that a crash left is no obstacle.
+        std::os::unix::fs::symlink("../secret", bundle.path().join(DRAFT)).unwrap();
+        bundle.save(&config).unwrap_err();
+        std::fs::remove_file(bundle.path().join(DRAFT)).unwrap();
+        std::fs::write(bundle.path().join(DRAFT), "stale").unwrap();
+        bundle.save(&config).unwrap();
+        assert!(!bundle.path().join(DRAFT).exists());
+        pipe("logs/monitor.log");
+        let error = bundle.open_log("monitor.log", 10).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
     }
 
     #[test]

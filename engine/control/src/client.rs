@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::net::RecvFlags;
+use rustix::process::Pid;
 
 use crate::command::{Command, Event, Message, Reply, Request, SCHEMA, VmInfo};
 use crate::failure::{Failure, FailureKind, chain};
@@ -36,10 +37,19 @@ impl Client {
     /// # Errors
     /// The runtime folder or the process behind the socket is not this user's.
     pub fn connect(runtime: &RuntimeFolder, key: &str) -> Result<Option<Self>, Failure> {
-        let Some(folder) = runtime.existing_vm(key) else { return Ok(None) };
+        runtime.existing_vm(key).map_or(Ok(None), Self::connect_in)
+    }
+
+    /// Connects to the VM whose own runtime folder that is; `None` where none runs.
+    pub(crate) fn connect_in(folder: RuntimeFolder) -> Result<Option<Self>, Failure> {
         let Ok(socket) = UnixStream::connect(folder.address(SOCKET)) else { return Ok(None) };
         wire::check_peer(&socket).map_err(|error| lost(&error))?;
         Ok(Some(Self { socket, receiver: Receiver::default(), events: VecDeque::new(), folder, next_id: 1 }))
+    }
+
+    /// The process on the other side.
+    pub(crate) fn peer(&self) -> Option<Pid> {
+        rustix::net::sockopt::socket_peercred(&self.socket).ok().map(|peer| peer.pid)
     }
 
     /// Asks for something and waits for the answer.

@@ -24,6 +24,8 @@ pub enum VmState {
     Running,
     /// vCPUs stand still, memory is kept.
     Paused,
+    /// There is a monitor, and it can not be asked. Only clients say so.
+    Unreachable,
 }
 
 impl VmState {
@@ -33,6 +35,7 @@ impl VmState {
             Self::Off => "off",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Unreachable => "unreachable",
         }
     }
 }

@@ -6,6 +6,8 @@ use crate::config::{InvalidConfig, SCHEMA, VmConfig};
 
 /// The largest file that is read: a real one has a few hundred bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
+/// The longest message about one.
+const MESSAGE_CHARS_MAX: usize = 200;
 
 /// The first line of a file this program wrote.
 const HEADER: &str = "# A Benchtop machine. It may be edited while the machine is off.";
@@ -55,7 +57,7 @@ pub fn parse(text: &str) -> Result<VmConfig, ConfigError> {
         return Err(ConfigError::Truncated);
     }
     // The schema first: a newer file may well have fields this version does not know.
-    let head: SchemaOnly = toml::from_str(text).map_err(|error| ConfigError::Syntax(one_line(&error)))?;
+    let head: SchemaOnly = toml::from_str(text).map_err(|error| ConfigError::Syntax(one_line(text, &error)))?;
     if head.schema != SCHEMA {
         let version = head.schema.strip_prefix("benchtop.machine/").and_then(|text| text.parse::<u32>().ok());
         return Err(match version {
@@ -63,7 +65,7 @@ pub fn parse(text: &str) -> Result<VmConfig, ConfigError> {
             _ => ConfigError::Foreign(head.schema),
         });
     }
-    let config: VmConfig = toml::from_str(text).map_err(|error| ConfigError::Syntax(one_line(&error)))?;
+    let config: VmConfig = toml::from_str(text).map_err(|error| ConfigError::Syntax(one_line(text, &error)))?;
     config.validate()?;
     Ok(config)
 }
@@ -78,9 +80,18 @@ pub fn print(config: &VmConfig) -> Result<String, ConfigError> {
     Ok(format!("{HEADER}\n{body}\n{TRAILER}\n"))
 }
 
-/// TOML's own message and the line it speaks of.
-fn one_line(error: &toml::de::Error) -> String {
-    error.to_string().lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+/// TOML's own message and the number of the line it speaks of, in one line; the line itself may be of any length.
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let message: Vec<&str> = error.message().split_whitespace().collect();
+    let message = message.join(" ");
+    let mut short: String = message.chars().take(MESSAGE_CHARS_MAX).collect();
+    if short.len() < message.len() {
+        short.push('…');
+    }
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {short}", before.matches('\n').count() + 1),
+        None => short,
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +143,16 @@ mod tests {
     fn unknown_fields_are_errors() {
         let text = print(&sample()).unwrap().replace("cpus = 2", "cpus = 2\ncpu = 4");
         assert!(matches!(parse(&text), Err(ConfigError::Syntax(_))));
+    }
+
+    /// A message repeated a line of any length, with a picture of where in it the error is.
+    #[test]
+    fn a_message_is_short_and_names_the_line() {
+        let text = print(&sample()).unwrap().replace("cpus = 2", &format!("cpus = 2\n{} = 4", "x".repeat(70_000)));
+        let Err(ConfigError::Syntax(message)) = parse(&text) else { panic!("it was accepted") };
+        assert!(message.len() < 400 && !message.contains('\n'), "{message}");
+        let line = text.lines().position(|line| line.starts_with("xxx")).unwrap() + 1;
+        assert!(message.starts_with(&format!("line {line}: unknown field")), "{message}");
     }
 
     proptest! {

@@ -82,9 +82,11 @@ impl Failure {
                 (FailureKind::NotCapable, "Give your user access to it, or choose another place.")
             }
             ErrorKind::ReadOnlyFilesystem => (FailureKind::NotCapable, "Choose a place that can be written."),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 (FailureKind::NoSpace, "Free some space on that file system, or choose another one.")
             }
+            // However much is free: the file system, or a limit of the user's, has no files of that size.
+            ErrorKind::FileTooLarge => (FailureKind::Failed, "Make it smaller, or choose another file system."),
             ErrorKind::AlreadyExists => (FailureKind::Failed, "Choose another name, or remove what is there."),
             ErrorKind::TimedOut | ErrorKind::WouldBlock => (FailureKind::Timeout, "Try again."),
             _ => (FailureKind::Failed, "Look at the reason above; the host's log may say more."),
@@ -157,6 +159,8 @@ mod tests {
         assert_eq!(Failure::from_io("can not save", &full).kind.exit_code(), 8);
         let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         assert_eq!(Failure::from_io("can not open", &denied).kind.exit_code(), 5);
+        let large = Failure::from_io("can not make", &std::io::Error::from(std::io::ErrorKind::FileTooLarge));
+        assert!(large.kind == FailureKind::Failed && large.fix.contains("smaller"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub mod config;
 pub mod config_file;
 pub mod failure;
 #[cfg(unix)]
+pub mod holder;
+#[cfg(unix)]
 pub mod library;
 pub mod names;
 #[cfg(unix)]
@@ -38,6 +40,8 @@ pub use client::Client;
 pub use command::{Command, Event, Reply, VmInfo, VmState};
 pub use config::VmConfig;
 pub use failure::{Failure, FailureKind};
+#[cfg(unix)]
+pub use holder::Holder;
 #[cfg(unix)]
 pub use library::{Library, VmName};
 #[cfg(unix)]

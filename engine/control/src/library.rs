@@ -1,5 +1,7 @@
 //! [`Library`]: the folder a user's VMs are in, and how a name becomes a bundle.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -98,7 +100,8 @@ impl Library {
         Ok((path, plain))
     }
 
-    /// The paths of all bundles, in order of their names.
+    /// The paths of all bundles, in order of their names. One that a link leads to as well is there once, by its own
+    /// path if the library has that.
     ///
     /// # Errors
     /// The folder can not be read; one that does not exist is empty.
@@ -114,9 +117,14 @@ impl Library {
             let entry = entry.map_err(|error| Failure::from_io(what(), &error))?;
             let hidden = entry.file_name().to_string_lossy().starts_with('.');
             if !hidden && has_suffix(&entry.path()) && entry.path().is_dir() {
-                paths.push(entry.path());
+                paths.push((entry.path().is_symlink(), entry.path()));
             }
         }
+        paths.sort();
+        let mut seen = BTreeSet::new();
+        let mut paths: Vec<PathBuf> = paths.into_iter().map(|(_link, path)| path).collect();
+        // One that can not be looked at is kept, so that it is listed with the reason.
+        paths.retain(|path| path.metadata().map_or(true, |metadata| seen.insert((metadata.dev(), metadata.ino()))));
         paths.sort();
         Ok(paths)
     }
@@ -276,6 +284,26 @@ mod tests {
         config.uuid_pinned = true;
         copied.save(&config).unwrap();
         assert_eq!(copied.config().unwrap().uuid, id);
+    }
+
+    #[test]
+    fn a_link_to_a_bundle_is_no_copy() {
+        // Every `list` gave the one bundle behind both names another UUID.
+        let (dir, library) = library();
+        let made = add(&library, "one");
+        let before = made.config().unwrap();
+        for link in ["a", "two"] {
+            std::os::unix::fs::symlink("one.benchtop", dir.path().join(format!("{link}.benchtop"))).unwrap();
+        }
+        assert_eq!(library.part_copies().unwrap(), []);
+        assert_eq!(made.config().unwrap(), before);
+        assert_eq!(library.paths().unwrap(), [dir.path().join("one.benchtop")]);
+        assert_eq!(library.find("two").unwrap().identity(), made.identity());
+        // Nor do two names make the one in its configuration ambiguous.
+        std::fs::rename(dir.path().join("one.benchtop"), dir.path().join("uno.benchtop")).unwrap();
+        std::fs::remove_file(dir.path().join("two.benchtop")).unwrap();
+        std::os::unix::fs::symlink("uno.benchtop", dir.path().join("two.benchtop")).unwrap();
+        assert_eq!(library.find("one").unwrap().identity(), made.identity());
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::failure::{Failure, FailureKind};
 
 /// The socket's name in a VM's own folder.
 pub const SOCKET: &str = "control.sock";
+/// What the folder of a throw-away VM begins with, before its name.
+pub const BOOT_PREFIX: &str = "boot.";
 /// The screen's.
 pub const SCREEN: &str = "screen";
 
@@ -63,6 +65,23 @@ impl RuntimeFolder {
     pub fn existing_vm(&self, key: &str) -> Option<Self> {
         rustix::fs::statat(&self.dir, key, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         self.vm(key).ok()
+    }
+
+    /// The folder `name` in `parent`, if there is one and it is this user's alone.
+    pub fn existing_at(parent: &Path, name: &str) -> Option<Self> {
+        let dir = rustix::fs::open(parent, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some(Self { dir: private_folder(dir.as_fd(), name).ok()?, path: parent.join(name) })
+    }
+
+    /// The names of throw-away VMs that have a folder here; whether one runs shows when it is connected to.
+    pub fn boot_names(&self) -> Vec<String> {
+        let Ok(entries) = rustix::fs::Dir::read_from(&self.dir) else { return Vec::new() };
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_str().ok()?.strip_prefix(BOOT_PREFIX)?.to_owned()))
+            .collect();
+        names.sort();
+        names
     }
 
     /// Removes the folder of a VM if it is empty.

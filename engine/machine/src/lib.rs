@@ -23,4 +23,4 @@ mod vcpus;
 
 pub use machine::{Machine, MachineError, MachineEvent, Screen};
 pub use parts::{CdPart, DirectKernel, DiskPart, Firmware, MachineParts};
-pub use typing::Typing;
+pub use typing::{Typing, check_chord};

@@ -49,8 +49,11 @@ pub enum MachineError {
     #[error("the guest has locked the tray of `{0}`")]
     TrayLocked(String),
     /// A character no key types.
-    #[error("no key types {0:?}")]
+    #[error("{0}")]
     NoKey(String),
+    /// A chord with a name that is no key's.
+    #[error("{0}")]
+    BadChord(String),
     /// The guest stopped reading its keyboard while a text was typed.
     #[error("the guest reads no keys: {typed} of {of} characters were typed")]
     KeysNotRead {
@@ -226,7 +229,7 @@ impl Machine {
     /// Presses a chord, such as `ctrl-alt-del` or `f12`, and lets go.
     ///
     /// # Errors
-    /// [`MachineError::NoKey`].
+    /// [`MachineError::BadChord`].
     pub fn send_keys(&self, chord: &str) -> Result<(), MachineError> {
         typing::send_keys(&self.inner.board, chord)
     }

@@ -79,10 +79,22 @@ pub fn type_text(board: &Board, text: &str) -> Result<(), MachineError> {
     Ok(())
 }
 
+/// Checks a chord without pressing it.
+///
+/// # Errors
+/// [`MachineError::BadChord`].
+pub fn check_chord(chord: &str) -> Result<(), MachineError> {
+    keys_of(chord).map(drop)
+}
+
+fn keys_of(chord: &str) -> Result<Vec<KeyEvent>, MachineError> {
+    keymap::chord(chord).map_err(|error| MachineError::BadChord(error.to_string()))
+}
+
 /// Presses a chord, once what was pressed before is read; after a while in any case, for it may be what wakes a guest
 /// that reads nothing else.
 pub fn send_keys(board: &Board, chord: &str) -> Result<(), MachineError> {
-    let chord = keymap::chord(chord).map_err(|error| MachineError::NoKey(error.to_string()))?;
+    let chord = keys_of(chord)?;
     let waiting_since = Instant::now();
     while (!board.keyboard_drained() || board.firmware_holds_keys()) && waiting_since.elapsed() < PATIENCE {
         std::thread::sleep(LOOK_AGAIN);

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use benchtop_control::runtime::{SCREEN, SOCKET};
@@ -43,7 +44,32 @@ enum End {
     Seen,
     PoweredOff,
     Timeout,
-    Interrupted,
+    /// With the reason.
+    Interrupted(&'static str),
+}
+
+/// Signals that ask the program to end.
+struct Signals {
+    socket: UnixStream,
+    ctrl_c: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        let ctrl_c = Arc::new(AtomicBool::new(false));
+        // First, so that it is known by the time the socket wakes somebody.
+        signal_hook::flag::register(signal_hook::consts::SIGINT, ctrl_c.clone())?;
+        let socket = stop_on_signals()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, ctrl_c })
+    }
+
+    /// Why to end, if one came.
+    fn came(&self) -> Option<&'static str> {
+        matches!((&self.socket).read(&mut [0]), Ok(1..)).then(|| {
+            if self.ctrl_c.load(Ordering::Relaxed) { "Ctrl-C was pressed." } else { "A signal asked it to end." }
+        })
+    }
 }
 
 /// A socket in the runtime folder, removed with this.
@@ -63,8 +89,7 @@ impl Drop for Reachable {
 
 /// Runs the VM until one of its ends.
 pub fn run(boot: &Boot, output: &Output, opened: Opened, outputs: Outputs) -> Result<u8, Failure> {
-    let signals = stop_on_signals().map_err(|error| Failure::from_io("can not watch for Ctrl-C", &error))?;
-    signals.set_nonblocking(true).map_err(|error| Failure::from_io("can not watch for Ctrl-C", &error))?;
+    let signals = Signals::watch().map_err(|error| Failure::from_io("can not watch for Ctrl-C", &error))?;
     let mut reachable = None;
     let mut listener = None;
     let mut screen = None;
@@ -118,15 +143,15 @@ fn follow(
     boot: &Boot,
     session: &Session,
     watched: &Watched,
-    signals: &UnixStream,
+    signals: &Signals,
     progress: &Progress,
 ) -> Result<End, Failure> {
     let deadline = boot.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut typist = Typist::new(&boot.texts);
     let mut told = Instant::now();
     loop {
-        if interrupted(signals) {
-            return Ok(End::Interrupted);
+        if let Some(why) = signals.came() {
+            return Ok(End::Interrupted(why));
         }
         let screen = session.machine().text_screen();
         if let Some(lines) = &screen {
@@ -172,10 +197,6 @@ fn settle(session: &Session) {
     }
 }
 
-fn interrupted(mut signals: &UnixStream) -> bool {
-    matches!(signals.read(&mut [0]), Ok(1..))
-}
-
 /// Writes the picture and the figures.
 fn finish(boot: &Boot, session: &Session, screenshot: Option<File>, stats: Option<File>) -> Result<(), Failure> {
     if let (Some(file), Some(path)) = (screenshot, &boot.screenshot) {
@@ -195,9 +216,7 @@ fn finish(boot: &Boot, session: &Session, screenshot: Option<File>, stats: Optio
 fn report(boot: &Boot, output: &Output, session: &Session, end: End, reason: Option<String>) -> Result<u8, Failure> {
     let what = "the VM ended too early";
     match (end, &boot.until, reason) {
-        (End::Interrupted, ..) => {
-            Err(Failure::new(FailureKind::Interrupted, "stopped", "Ctrl-C was pressed.", "Boot it again."))
-        }
+        (End::Interrupted(why), ..) => Err(Failure::new(FailureKind::Interrupted, "stopped", why, "Boot it again.")),
         (End::Timeout, until, _) => {
             let why = match until {
                 Some(text) => format!("\"{text}\" was not seen in time."),

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use benchtop_control::failure::chain;
 use benchtop_control::{Failure, FailureKind};
 use benchtop_machine::monitor::Session;
 use benchtop_machine::{MachineError, Typing};
@@ -160,7 +161,7 @@ impl Typist {
     /// # Errors
     /// A character is on no key, or the guest stopped reading keys.
     pub fn step(&mut self, session: &Session, screen: Option<&[String]>) -> Result<(), Failure> {
-        let failed = |error: MachineError| Failure::new(FailureKind::Failed, "can not type", format!("{error}."), FIX);
+        let failed = |error: MachineError| Failure::new(FailureKind::Failed, "can not type", chain(&error), FIX);
         if let Some(typing) = &mut self.typing {
             if session.machine().type_on(typing).map_err(failed)? {
                 self.typing = None;

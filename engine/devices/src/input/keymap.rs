@@ -18,7 +18,7 @@ pub enum KeymapError {
     #[error("no key of a US keyboard types {0:?}")]
     Character(char),
     /// No key has this name.
-    #[error("unknown key `{0}`")]
+    #[error("there is no key `{0}`")]
     Key(String),
     /// No key at all.
     #[error("no key named")]

@@ -34,6 +34,9 @@ pub struct ScreenState {
     pub(super) blink_phase: bool,
 }
 
+/// The size of a screen no mode was set on yet: that of 80 by 25 characters.
+const UNSET_DOTS: (usize, usize) = (720, 400);
+
 type Colour = [u8; 4];
 
 const BLACK: Colour = [0, 0, 0, 0xff];
@@ -88,8 +91,17 @@ impl ScreenState {
         !self.registers.video_enabled() || (self.mode.is_none() && self.registers.sequencer[1] & 0x20 != 0)
     }
 
-    /// The picture that these registers make of `vram`.
+    /// Whether no mode was set yet: registers as after reset have one dot line or one column.
+    fn is_unset(&self) -> bool {
+        self.mode.is_none() && (self.registers.displayed_columns() < 2 || self.registers.displayed_lines() < 2)
+    }
+
+    /// The picture that these registers make of `vram`. Before a mode is set it is the text mode's that will come, in
+    /// black.
     pub fn render(&self, vram: &SharedRegion) -> Frame {
+        if self.is_unset() {
+            return Frame::black(UNSET_DOTS.0, UNSET_DOTS.1);
+        }
         let palette = self.palette();
         match self.text_layout() {
             Some(layout) => self.render_text(&layout, vram, &palette),

@@ -104,7 +104,10 @@ pub fn open_bundle(bundle: &Bundle, config: &VmConfig) -> Result<Opened, Failure
     for cd in &config.cds {
         let medium = match &cd.iso {
             None => None,
-            Some(path) => Some(medium_in_bundle(path)?),
+            Some(path) => Some(medium_in_bundle(path).map_err(|failure| {
+                let drive = format!("{}:{}", bundle.folder_name(), cd.name);
+                failure.with_fix(format!("Put a disc there, or start without: `benchtop cd eject '{drive}'`."))
+            })?),
         };
         devices.push(cd_info(&cd.name, cd.iso.as_deref(), medium.as_ref()));
         cds.push(CdPart { name: cd.name.clone(), medium });
@@ -202,19 +205,36 @@ fn iso(file: File, path: &Path) -> Result<IsoDisk, Failure> {
     })
 }
 
-/// The disc a bundle names. The bundle may come from anywhere, so what the file holds must be a disc: otherwise a
-/// bundle could show its guest any file of the user's.
+/// The disc a bundle names.
 fn medium_in_bundle(path: &Path) -> Result<Disk, Failure> {
-    let disc = iso(open_iso(path)?, path)?;
+    bundle_medium(open_iso(path)?, path)
+}
+
+/// As [`medium`], for a disc that a bundle's configuration names. The bundle may come from anywhere, so what the file
+/// holds must be a disc: otherwise a bundle could show its guest any file of the user's.
+///
+/// # Errors
+/// As [`medium`], or it holds no volume.
+pub fn bundle_medium(file: File, path: &Path) -> Result<Disk, Failure> {
+    let disc = iso(file, path)?;
     if !disc.is_iso9660() {
         return Err(Failure::new(
             FailureKind::Failed,
             format!("can not use the disc {}", path.display()),
-            "It holds no ISO 9660 or UDF volume, and a VM's configuration may only name a file that does.",
-            "Take it out with `benchtop cd eject`; `benchtop cd insert` into the running VM takes any file.",
+            "It holds no ISO 9660 or UDF volume, or is cut short.",
+            "Name an ISO file. A VM without a bundle takes any: `benchtop boot --iso`.",
         ));
     }
     Ok(Disk::new(Arc::new(disc), DiskOptions::default()))
+}
+
+/// Opens the file of a disc for a VM with a bundle, after the same check as at its start.
+///
+/// # Errors
+/// As [`open_iso`] and [`bundle_medium`].
+pub fn open_bundle_iso(path: &Path) -> Result<File, Failure> {
+    medium_in_bundle(path)?;
+    open_iso(path)
 }
 
 /// A disk as `show` prints it.
@@ -246,6 +266,20 @@ fn open_plain(path: &Path, writable: bool) -> std::io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).unwrap_or(0);
     File::options().read(true).write(writable).custom_flags(flags).open(path)
+}
+
+/// Opens a regular file to read it, without waiting for anybody.
+///
+/// # Errors
+/// The host's, or it is no regular file. `kind` is what it is called there: a kernel, a disk.
+pub fn open_regular(kind: &str, path: &Path) -> Result<File, Failure> {
+    let file = open_plain(path, false).map_err(|error| cannot_open(kind, path, &error))?;
+    let metadata = file.metadata().map_err(|error| cannot_open(kind, path, &error))?;
+    if metadata.is_file() {
+        return Ok(file);
+    }
+    let what = format!("can not open the {kind} {}", path.display());
+    Err(Failure::new(FailureKind::Failed, what, "It is no regular file.", "Name a file."))
 }
 
 fn cannot_open(kind: &str, path: &Path, error: &std::io::Error) -> Failure {

@@ -108,6 +108,9 @@ fn start(request: &StartRequest, serial: Option<File>, started_at: Instant) -> R
     let what = format!("can not start the VM `{}`", config.name);
     let opened = open_bundle(&bundle, &config)?;
     let folder = RuntimeFolder::open()?.vm(&config.uuid.to_string())?;
+    if let Err(error) = lock.announce(folder.path()) {
+        tracing::warn!(%error, "the lock does not say where the socket is");
+    }
     let listener = listen(&folder)?;
     let begin = || {
         let screen = ScreenWriter::create(&folder).map_err(|error| Failure::from_io(what.as_str(), &error))?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use benchtop_control::command::{Message, Request, SCHEMA};
 use benchtop_control::runtime::SOCKET;
 use benchtop_control::wire::{self, Receiver, WireError};
-use benchtop_control::{Command, Failure, FailureKind, Reply, RuntimeFolder, VmState};
+use benchtop_control::{Command, Event, Failure, FailureKind, Reply, RuntimeFolder, VmState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
@@ -24,6 +24,13 @@ use super::session::Session;
 
 /// Clients at a time; consoles count as clients.
 const CLIENTS_MAX: usize = 32;
+/// Clients of these that stay for long: consoles, and those that follow events. The other places are for those that
+/// ask and go, so that a VM can always be stopped.
+const STAYING_MAX: usize = 24;
+/// How long a client that does not stay may keep a place another waits for without asking anything.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+/// How often a full table is looked at while somebody waits.
+const FULL_LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Requests of one client that wait for their turn; more are not read from its socket.
 const PENDING_MAX: usize = 8;
 /// Bytes a client may be late in taking.
@@ -77,12 +84,24 @@ struct Peer {
     role: Role,
     out: VecDeque<u8>,
     pending: usize,
+    /// When it came, or last asked something or was answered.
+    active_at: Instant,
     gone: bool,
 }
 
 impl Peer {
     fn new(id: u64, socket: OwnedFd, role: Role) -> Self {
-        Self { id, socket, role, out: VecDeque::new(), pending: 0, gone: false }
+        Self { id, socket, role, out: VecDeque::new(), pending: 0, active_at: Instant::now(), gone: false }
+    }
+
+    /// Whether it is here to stay, silent as it may be.
+    fn stays(&self) -> bool {
+        !self.gone && matches!(self.role, Role::Console { .. } | Role::Commands { subscribed: true, .. })
+    }
+
+    /// Whether its place can be given to another.
+    fn is_idle(&self) -> bool {
+        !self.gone && !self.stays() && self.pending == 0 && self.active_at.elapsed() >= IDLE_MAX
     }
 
     /// What to wait for.
@@ -174,7 +193,10 @@ impl Server {
                     return;
                 }
             }
-            let timeout = off.then_some(Timespec { tv_sec: 0, tv_nsec: 20_000_000 });
+            let timeout = match off {
+                true => Some(Timespec { tv_sec: 0, tv_nsec: 20_000_000 }),
+                false => (!self.has_room()).then_some(FULL_LOOK),
+            };
             if let Err(error) = self.turn(timeout.as_ref()) {
                 tracing::error!(%error, "the monitor can not serve its clients any longer");
                 // Without a socket nobody could stop the VM in good order, so it goes on alone until its guest ends it.
@@ -188,7 +210,7 @@ impl Server {
     fn turn(&mut self, timeout: Option<&Timespec>) -> Result<(), Errno> {
         let feed = self.session.feed().clone();
         let bell = feed.bell();
-        let accepts = if self.peers.len() < CLIENTS_MAX { PollFlags::IN } else { PollFlags::empty() };
+        let accepts = if self.has_room() { PollFlags::IN } else { PollFlags::empty() };
         let mut fds = vec![PollFd::from_borrowed_fd(bell, PollFlags::IN), PollFd::new(&self.listener, accepts)];
         fds.extend(self.peers.iter().map(|peer| PollFd::new(&peer.socket, peer.interest())));
         fds.extend(self.stop.iter().map(|stop| PollFd::new(stop, PollFlags::IN)));
@@ -218,7 +240,51 @@ impl Server {
         Ok(())
     }
 
+    fn count(&self) -> usize {
+        self.peers.iter().filter(|peer| !peer.gone).count()
+    }
+
+    /// Whether one more client can be had, if need be in the place of an idle one.
+    fn has_room(&self) -> bool {
+        self.count() < CLIENTS_MAX || self.peers.iter().any(Peer::is_idle)
+    }
+
+    /// Makes room for one more client: the one that has been idle longest goes. Whether there is room.
+    fn make_room(&mut self) -> bool {
+        if self.count() < CLIENTS_MAX {
+            return true;
+        }
+        let idle = self.peers.iter_mut().filter(|peer| peer.is_idle()).min_by_key(|peer| peer.active_at);
+        match idle {
+            Some(peer) => {
+                tracing::debug!(client = peer.id, "an idle client makes room for another");
+                peer.gone = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Refuses one more client that stays where there are enough of them.
+    ///
+    /// # Errors
+    /// There are.
+    fn check_staying(&self) -> Result<(), Failure> {
+        if self.peers.iter().filter(|peer| peer.stays()).count() < STAYING_MAX {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureKind::WrongState,
+            format!("can not follow the VM `{}`", self.session.name()),
+            format!("{STAYING_MAX} consoles, windows and waiting commands are connected to it, and more do not fit."),
+            "Close some of them.",
+        ))
+    }
+
     fn accept(&mut self) {
+        if !self.make_room() {
+            return;
+        }
         match self.listener.accept() {
             Ok((socket, _)) => match wire::check_peer(&socket) {
                 Ok(()) => {
@@ -240,6 +306,7 @@ impl Server {
         for answer in news.answers {
             let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == answer.client) else { continue };
             peer.pending = peer.pending.saturating_sub(1);
+            peer.active_at = Instant::now();
             if matches!(peer.role, Role::Commands { .. }) {
                 peer.tell(&Message::Reply { id: answer.id, result: answer.result });
             }
@@ -326,15 +393,19 @@ impl Server {
                     return;
                 }
             };
+            peer.active_at = Instant::now();
             let descriptor = if request.command.descriptors() > 0 { receiver.take_descriptor() } else { None };
             let id = request.id;
             match request.command {
+                Command::Subscribe if *subscribed => peer.tell(&Message::Reply { id, result: Ok(Reply::Done) }),
                 Command::Subscribe => {
-                    *subscribed = true;
-                    peer.tell(&Message::Reply { id, result: Ok(Reply::Done) });
+                    let result = self.check_staying();
+                    if let Some(peer) = self.peers.get_mut(index) {
+                        subscribe(peer, id, result, self.session.feed().state());
+                    }
                 }
                 Command::Console => {
-                    let result = descriptor.ok_or_else(no_descriptor).map(|socket| self.connect_console(socket));
+                    let result = descriptor.ok_or_else(no_descriptor).and_then(|socket| self.connect_console(socket));
                     if let Some(peer) = self.peers.get_mut(index) {
                         peer.tell(&Message::Reply { id, result: result.map(|()| Reply::Done) });
                     }
@@ -350,11 +421,34 @@ impl Server {
         }
     }
 
-    fn connect_console(&mut self, socket: OwnedFd) {
+    fn connect_console(&mut self, socket: OwnedFd) -> Result<(), Failure> {
+        self.check_staying()?;
+        if !self.make_room() {
+            return Err(Failure::new(
+                FailureKind::WrongState,
+                format!("can not connect to the serial port of `{}`", self.session.name()),
+                format!("{CLIENTS_MAX} clients are connected to it, and more do not fit."),
+                "Try again, or close some of them.",
+            ));
+        }
         let mut peer = Peer::new(self.next_client, socket, Role::Console { at_end: false });
         self.next_client += 1;
         peer.push(&self.session.feed().backlog());
         self.peers.push(peer);
+        Ok(())
+    }
+}
+
+/// Answers a client that wants to follow events.
+fn subscribe(peer: &mut Peer, id: u64, result: Result<(), Failure>, (state, reason): (VmState, Option<String>)) {
+    if let (Ok(()), Role::Commands { subscribed, .. }) = (&result, &mut peer.role) {
+        *subscribed = true;
+    }
+    let subscribed = result.is_ok();
+    peer.tell(&Message::Reply { id, result: result.map(|()| Reply::Done) });
+    if subscribed && state == VmState::Off {
+        // That it went off was told before: without this, its end would look like that of a killed monitor.
+        peer.tell(&Message::Event(Event::State { state, reason }));
     }
 }
 

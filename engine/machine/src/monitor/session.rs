@@ -183,12 +183,14 @@ impl Session {
             Command::PowerButton => self.machine.power_button(),
             Command::PowerOff => self.power_off(),
             Command::Type { text } => {
+                self.check_reads_keys()?;
                 if text.len() > TYPE_BYTES_MAX {
                     return Err(self.refused(FailureKind::Usage, "The text is too long.", "Type it in parts."));
                 }
                 self.machine.type_text(&text).map_err(|error| self.failed("type into", &error))?;
             }
             Command::Keys { chord } => {
+                self.check_reads_keys()?;
                 self.machine.send_keys(&chord).map_err(|error| self.failed("press keys in", &error))?;
             }
             Command::Screen => return self.show_screen(),
@@ -199,6 +201,15 @@ impl Session {
             Command::CdEject { device, force } => return self.cd_eject(device.as_deref(), force),
         }
         Ok(Reply::Done)
+    }
+
+    /// Keys for a guest that stands still would be lost, or come all at once when it goes on.
+    fn check_reads_keys(&self) -> Result<(), Failure> {
+        if self.feed.state().0 == VmState::Paused {
+            let fix = "Let it go on with `benchtop resume`.";
+            return Err(self.refused(FailureKind::WrongState, "It is paused: its guest reads no keys.", fix));
+        }
+        Ok(())
     }
 
     fn show_screen(&self) -> Result<Reply, Failure> {
@@ -229,7 +240,9 @@ impl Session {
                 "Use `benchtop cd insert`.",
             ));
         };
-        let medium = open::medium(File::from(descriptor), &path)?;
+        // What the configuration will name must be something that a start accepts.
+        let open = if self.bundle.is_some() { open::bundle_medium } else { open::medium };
+        let medium = open(File::from(descriptor), &path)?;
         let size_bytes = Some(medium.info().size_bytes);
         self.machine.cd_insert(&device, medium, force).map_err(|error| self.failed("insert a disc into", &error))?;
         self.medium_changed(&device, Some(path), size_bytes);

@@ -43,6 +43,10 @@ pub fn machine_failure(what: &str, error: &MachineError) -> Failure {
             (FailureKind::Failed, "Look at its screen; type the rest when it reads keys again.")
         }
         MachineError::NoKey(_) => (FailureKind::Usage, "Only what a US keyboard has can be typed."),
+        MachineError::BadChord(_) => (
+            FailureKind::Usage,
+            "Write keys with - between, as ctrl-alt-del; `benchtop keys --help` names them. Nothing was pressed.",
+        ),
     };
     Failure::new(kind, what, chain(error), fix)
 }
