@@ -11,6 +11,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("benchtop-control", &[]),
     ("benchtop-block", &["benchtop-memory"]),
     ("benchtop-images", &["benchtop-block", "benchtop-memory"]),
+    ("benchtop-nbd", &["benchtop-block", "benchtop-memory"]),
+    ("benchtop-strata", &["benchtop-block", "benchtop-memory"]),
     ("benchtop-devices", &["benchtop-block", "benchtop-memory"]),
     ("benchtop-hypervisor", &["benchtop-memory"]),
     (
@@ -22,6 +24,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "benchtop-hypervisor",
             "benchtop-images",
             "benchtop-memory",
+            "benchtop-nbd",
+            "benchtop-strata",
         ],
     ),
     (
@@ -34,10 +38,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "benchtop-images",
             "benchtop-machine",
             "benchtop-memory",
-            "benchtop-ui",
+            "benchtop-nbd",
+            "benchtop-strata",
         ],
     ),
-    ("benchtop-ui", &["benchtop-control"]),
     ("xtask", &[]),
 ];
 

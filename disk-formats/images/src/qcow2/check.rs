@@ -1,0 +1,270 @@
+//! Counting who uses each cluster, to compare with the refcounts or to replace them.
+
+use std::collections::HashSet;
+
+use benchtop_block::{BlockError, BlockErrorKind};
+
+use super::file::ImageFile;
+use super::header::{DIRTY, Header, MAX_REFCOUNT_TABLE_BYTES, check_l1};
+use super::layout::{COPIED, Entry, Layout, OFFSET_MASK, be64, corrupt};
+use super::snapshots;
+
+/// Clusters of a file that can be counted: 256 MiB of counts, or 4 TiB of clusters of the usual 64 KiB.
+const MAX_CLUSTERS: u64 = 64 << 20;
+/// Tables read while counting, in bytes: this much and as much as four files. An honest image has each table a few
+/// times, once for each snapshot that shares it.
+const MIN_BUDGET_BYTES: u64 = 256 << 20;
+
+/// How the refcounts of an image compare with what is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Clusters that are counted more often than used: room is lost, nothing else.
+    pub leaked_clusters: u64,
+    /// Clusters that are used more often than counted: a write could destroy somebody's data.
+    pub uncounted_clusters: u64,
+    /// Marks that a cluster is used once which are wrong: the same danger.
+    pub wrong_marks: u64,
+}
+
+/// How often each cluster of the file is used.
+pub(super) struct Survey<'a> {
+    header: &'a Header,
+    file: &'a ImageFile,
+    pub counts: Vec<u32>,
+    budget: u64,
+}
+
+impl<'a> Survey<'a> {
+    /// Counts everything but the refcounts' own clusters.
+    ///
+    /// # Errors
+    /// `Corrupt` for a table that makes no sense, `Unsupported` for more than can be counted, or the host's.
+    pub fn take(header: &'a Header, file: &'a ImageFile) -> Result<Self, BlockError> {
+        let clusters = file.len_bytes().div_ceil(header.layout.cluster_bytes());
+        if clusters > MAX_CLUSTERS {
+            return Err(BlockError::new(BlockErrorKind::Unsupported, "the image has too many clusters to count"));
+        }
+        let budget = file.len_bytes().saturating_mul(4).saturating_add(MIN_BUDGET_BYTES);
+        // The file may end where a cluster would begin that was given out and not written.
+        let mut survey = Self { header, file, counts: vec![0; clusters as usize + 1], budget };
+        survey.count(0, 1)?;
+        survey.count_tree(header.l1_offset, header.l1_entries)?;
+        let (entries, len) = snapshots::read(header, file)?;
+        survey.count(header.snapshots_offset, len)?;
+        for entry in entries {
+            check_l1(&header.layout, entry.l1_offset, entry.l1_entries, file.len_bytes())?;
+            survey.count_tree(entry.l1_offset, entry.l1_entries)?;
+        }
+        Ok(survey)
+    }
+
+    /// Counts a use of each cluster of a range of the file.
+    fn count(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
+        if len == 0 {
+            return Ok(());
+        }
+        let bits = self.header.layout.cluster_bits;
+        let last = offset.checked_add(len - 1).map(|last| last >> bits);
+        for cluster in offset >> bits..=last.unwrap_or(u64::MAX) {
+            match self.counts.get_mut(cluster as usize) {
+                Some(count) => *count = count.saturating_add(1),
+                None => return Err(corrupt(format!("{offset:#x} is behind the end of the image"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<(), BlockError> {
+        self.budget = self.budget.checked_sub(bytes).ok_or_else(|| {
+            BlockError::new(BlockErrorKind::Unsupported, "the image has too many tables to count its clusters")
+        })?;
+        Ok(())
+    }
+
+    fn table(&mut self, offset: u64) -> Result<Vec<u8>, BlockError> {
+        let bytes = self.header.layout.cluster_bytes();
+        if !offset.is_multiple_of(bytes) || offset >= self.file.len_bytes() {
+            return Err(corrupt(format!("a table is said to be at {offset:#x}")));
+        }
+        self.spend(bytes)?;
+        self.file.read_bytes(offset, self.header.layout.table_bytes())
+    }
+
+    /// The offsets of the L2 tables of an L1 table.
+    fn l2_tables(&mut self, offset: u64, entries: u64) -> Result<Vec<(u64, u64)>, BlockError> {
+        self.spend(entries * 8)?;
+        let bytes = self.file.read_bytes(offset, (entries * 8) as usize)?;
+        let entries = bytes.chunks_exact(8).map(|entry| be64(entry, 0)).enumerate();
+        let used = entries.filter(|(_, entry)| entry & OFFSET_MASK != 0);
+        Ok(used.map(|(index, entry)| (offset + index as u64 * 8, entry)).collect())
+    }
+
+    fn count_tree(&mut self, offset: u64, entries: u64) -> Result<(), BlockError> {
+        let layout = self.header.layout;
+        self.count(offset, entries * 8)?;
+        let mut seen = HashSet::new();
+        for (_, entry) in self.l2_tables(offset, entries)? {
+            let table = entry & OFFSET_MASK;
+            if !seen.insert(table) {
+                return Err(corrupt(format!("the L2 table at {table:#x} is used twice")));
+            }
+            let bytes = self.table(table)?;
+            self.count(table, 1)?;
+            for index in 0..layout.l2_entries() {
+                if let Some((first, clusters)) = layout.entry(&bytes, index)?.host_clusters(&layout) {
+                    self.count(first << layout.cluster_bits, clusters << layout.cluster_bits)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count_of(&self, offset: u64) -> u32 {
+        self.counts.get((offset >> self.header.layout.cluster_bits) as usize).copied().unwrap_or(0)
+    }
+
+    /// Compares the marks "used once" of the active tables with the counts, and corrects them if asked to. Returns
+    /// how many said too much.
+    pub fn marks(&mut self, correct: bool) -> Result<u64, BlockError> {
+        let layout = self.header.layout;
+        let mut wrong = 0;
+        let mut judge = |survey: &Self, at: u64, word: u64| {
+            let mark = if survey.count_of(word & OFFSET_MASK) == 1 { COPIED } else { 0 };
+            wrong += u64::from(word & COPIED > mark);
+            if correct && word & COPIED != mark {
+                survey.file.write_bytes(at, &(word & !COPIED | mark).to_be_bytes())?;
+            }
+            Ok(())
+        };
+        for (at, entry) in self.l2_tables(self.header.l1_offset, self.header.l1_entries)? {
+            judge(self, at, entry)?;
+            let table = entry & OFFSET_MASK;
+            let bytes = self.table(table)?;
+            for index in 0..layout.l2_entries() {
+                if let Entry::Standard(standard) = layout.entry(&bytes, index)?
+                    && standard.host.is_some()
+                {
+                    let within = index * layout.entry_bytes() as u64;
+                    judge(self, table + within, be64(&bytes, within as usize))?;
+                }
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// Compares the counts with the refcounts of the image.
+    pub fn compare(&mut self) -> Result<CheckReport, BlockError> {
+        let layout = self.header.layout;
+        self.header.check_refcount_table(self.file.len_bytes())?;
+        let (offset, clusters) = (self.header.refcount_table_offset, self.header.refcount_table_clusters);
+        let bytes = self.file.read_bytes(offset, (clusters << layout.cluster_bits) as usize)?;
+        self.count(offset, clusters << layout.cluster_bits)?;
+        let table: Vec<u64> = bytes.chunks_exact(8).map(|entry| be64(entry, 0)).collect();
+        for block in table.iter().filter(|block| **block != 0) {
+            self.count(*block, 1)?;
+        }
+        let mut report = CheckReport { wrong_marks: self.marks(false)?, ..CheckReport::default() };
+        let entries = layout.block_entries();
+        for (number, block) in (0u64..).zip(table) {
+            let block = if block == 0 { Vec::new() } else { self.table(block)? };
+            let first = number.saturating_mul(entries);
+            let end = if block.is_empty() {
+                (self.counts.len() as u64).min(first.saturating_add(entries))
+            } else {
+                first.saturating_add(entries)
+            };
+            for cluster in first..end {
+                let used = u64::from(self.counts.get(cluster as usize).copied().unwrap_or(0));
+                let counted = layout.refcount(&block, cluster - first);
+                report.leaked_clusters += u64::from(counted > used);
+                report.uncounted_clusters += u64::from(counted < used);
+            }
+        }
+        Ok(report)
+    }
+}
+
+/// Writes refcounts for `counts` behind everything else of the file: blocks, then the table that names them. Returns
+/// offset and clusters of the table, which nothing names yet.
+///
+/// # Errors
+/// `Unsupported` where a count or the table has no room, or the host's.
+pub(super) fn write_refcounts(layout: &Layout, counts: &[u32], file: &ImageFile) -> Result<(u64, u64), BlockError> {
+    let used = counts.len() as u64;
+    let entries = layout.block_entries();
+    // Both only grow until they count themselves, and the table's limit ends it.
+    let (mut blocks, mut clusters) = (1u64, 1u64);
+    loop {
+        let needed = (used + blocks + clusters).div_ceil(entries);
+        let table = (needed * 8).div_ceil(layout.cluster_bytes());
+        if table << layout.cluster_bits > MAX_REFCOUNT_TABLE_BYTES {
+            return Err(BlockError::new(BlockErrorKind::Unsupported, "the image has too many clusters to count"));
+        }
+        if needed <= blocks && table <= clusters {
+            break;
+        }
+        (blocks, clusters) = (blocks.max(needed), clusters.max(table));
+    }
+    let end = used + blocks + clusters;
+    file.grow(end << layout.cluster_bits)?;
+    let mut table = Vec::new();
+    for block in 0..blocks {
+        let mut bytes = vec![0; layout.table_bytes()];
+        for index in 0..entries {
+            let cluster = block * entries + index;
+            let count = match counts.get(cluster as usize) {
+                Some(count) => u64::from(*count),
+                None => u64::from(cluster < end),
+            };
+            if count > layout.max_refcount() {
+                return Err(BlockError::new(
+                    BlockErrorKind::Unsupported,
+                    "a cluster is used more often than can be counted",
+                ));
+            }
+            let (at, value) = layout.encode_refcount(&bytes, index, count);
+            if let Some(place) = bytes.get_mut(at..at + value.len()) {
+                place.copy_from_slice(&value);
+            }
+        }
+        let host = (used + block) << layout.cluster_bits;
+        file.write_bytes(host, &bytes)?;
+        table.extend(host.to_be_bytes());
+    }
+    table.resize((clusters << layout.cluster_bits) as usize, 0);
+    let offset = (used + blocks) << layout.cluster_bits;
+    file.write_bytes(offset, &table)?;
+    Ok((offset, clusters))
+}
+
+/// Counts all clusters of an image that was not closed in order, writes new refcounts, and only then takes the mark
+/// "dirty" away, with the switch to them. The old refcounts' clusters become free.
+///
+/// # Errors
+/// As [`Survey::take`] and [`write_refcounts`], with advice.
+pub(super) fn repair(header: &mut Header, file: &ImageFile) -> Result<(), BlockError> {
+    let advice = |error: BlockError| {
+        let context = format!(
+            "the image was not closed in order and can not be repaired here ({error}); it can be opened read-only"
+        );
+        BlockError::new(error.kind(), context)
+    };
+    let mut survey = Survey::take(header, file).map_err(advice)?;
+    survey.marks(true).map_err(advice)?;
+    if survey.counts.last() == Some(&0) {
+        survey.counts.pop();
+    }
+    let (offset, clusters) = write_refcounts(&header.layout, &survey.counts, file).map_err(advice)?;
+    file.sync()?;
+    let mut fields = offset.to_be_bytes().to_vec();
+    fields.extend((clusters as u32).to_be_bytes());
+    fields.extend(header.snapshots.to_be_bytes());
+    fields.extend(header.snapshots_offset.to_be_bytes());
+    fields.extend((header.incompatible & !DIRTY).to_be_bytes());
+    // 32 bytes of one sector: all of them or none.
+    file.write_bytes(48, &fields)?;
+    file.sync()?;
+    header.incompatible &= !DIRTY;
+    (header.refcount_table_offset, header.refcount_table_clusters) = (offset, clusters);
+    Ok(())
+}

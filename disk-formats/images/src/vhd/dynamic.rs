@@ -1,0 +1,229 @@
+//! Dynamic VHD images: header, block table, and blocks with their sector bitmaps.
+
+use std::fs::File;
+
+use benchtop_block::BlockError;
+use parking_lot::Mutex;
+
+use super::footer::{FOOTER_BYTES, Footer, Kind, NOWHERE, checksum};
+use super::{corrupt, unsupported};
+use crate::mapped::fields::{be32, be64, put};
+use crate::mapped::{ImageFile, Layout, Place, Room, Slot, create};
+
+const HEADER_BYTES: usize = 1024;
+const COOKIE: &[u8] = b"cxsparse";
+const VERSION: u32 = 0x0001_0000;
+const PAGE_BYTES: u64 = 4096;
+/// Entries of a block that is not stored.
+const ABSENT: u32 = u32::MAX;
+/// The size of our blocks, the specification's default, in bytes.
+const BLOCK_BYTES: u32 = 2 << 20;
+/// Blocks whose bitmap was seen to be full are remembered up to this number.
+const MAX_KNOWN_FULL: usize = 1 << 16;
+
+/// Offsets in the header, in bytes.
+mod field {
+    pub const NEXT: usize = 8;
+    pub const TABLE_OFFSET: usize = 16;
+    pub const VERSION: usize = 24;
+    pub const ENTRIES: usize = 28;
+    pub const BLOCK_BYTES: usize = 32;
+    pub const CHECKSUM: usize = 36;
+}
+
+pub(super) struct DynamicLayout {
+    footer: Vec<u8>,
+    table_bytes: u64,
+    entries: u32,
+    block_bytes: u32,
+    /// Length of a block's sector bitmap, whole sectors.
+    bitmap_bytes: u64,
+    file_bytes: u64,
+    /// Data offsets of blocks all of whose sectors are marked present.
+    full: Mutex<std::collections::HashSet<u64>>,
+}
+
+/// Length of the bitmap before a block: a bit a sector, filled up to whole sectors.
+fn bitmap_bytes(block_bytes: u32) -> u64 {
+    u64::from(block_bytes / 512).div_ceil(8).next_multiple_of(512)
+}
+
+impl DynamicLayout {
+    /// # Errors
+    /// `Corrupt`, or `Unsupported` naming what is not built.
+    pub(super) fn read(file: &ImageFile, footer: &Footer) -> Result<Self, BlockError> {
+        let header = file.read_metadata(footer.header_bytes, HEADER_BYTES, "dynamic header")?;
+        if !header.starts_with(COOKIE) {
+            return Err(corrupt("the VHD dynamic header is missing"));
+        }
+        if be32(&header, field::CHECKSUM) != checksum(&header, field::CHECKSUM) {
+            return Err(corrupt("the VHD dynamic header's checksum is wrong"));
+        }
+        let version = be32(&header, field::VERSION);
+        if version >> 16 != VERSION >> 16 {
+            return Err(unsupported(format!("VHD dynamic header version {version:#x} is not built")));
+        }
+        let block_bytes = be32(&header, field::BLOCK_BYTES);
+        if !block_bytes.is_power_of_two() || !(4096..=256 << 20).contains(&block_bytes) {
+            return Err(unsupported(format!("VHD blocks of {block_bytes} bytes are not built")));
+        }
+        let entries = be32(&header, field::ENTRIES);
+        let needed = footer.size_bytes.div_ceil(u64::from(block_bytes));
+        if needed > u64::from(entries) {
+            return Err(corrupt(format!("a VHD table of {entries} entries lacks blocks of the {needed} needed")));
+        }
+        let table_bytes = be64(&header, field::TABLE_OFFSET);
+        let file_bytes = file.len_bytes()?;
+        if !table_bytes.is_multiple_of(512) {
+            return Err(unsupported("a VHD block table that does not begin at a sector is not built"));
+        }
+        let table_end = table_bytes.checked_add(u64::from(entries) * 4);
+        if table_bytes < FOOTER_BYTES || table_end.is_none_or(|end| end > file_bytes) {
+            return Err(corrupt(format!("the VHD block table at {table_bytes:#x} is not in the file")));
+        }
+        Ok(Self {
+            footer: footer.bytes.clone(),
+            table_bytes,
+            entries,
+            block_bytes,
+            bitmap_bytes: bitmap_bytes(block_bytes),
+            file_bytes,
+            full: Mutex::default(),
+        })
+    }
+
+    pub(super) fn block_bytes(&self) -> u32 {
+        self.block_bytes
+    }
+
+    /// Where the first new block goes: over the footer, which moves.
+    pub(super) fn first_room(&self, footer_bytes: u64) -> u64 {
+        footer_bytes.next_multiple_of(512)
+    }
+
+    fn is_known_full(&self, data_bytes: u64) -> bool {
+        self.full.lock().contains(&data_bytes)
+    }
+
+    fn remember_full(&self, data_bytes: u64) {
+        let mut full = self.full.lock();
+        if full.len() < MAX_KNOWN_FULL {
+            full.insert(data_bytes);
+        }
+    }
+}
+
+impl Layout for DynamicLayout {
+    fn slot(&self, block: u64) -> Slot {
+        Slot { page: block / (PAGE_BYTES / 4), at: (block % (PAGE_BYTES / 4)) as usize * 4 }
+    }
+
+    fn page(&self, page: u64) -> Option<(u64, usize)> {
+        let start = page.checked_mul(PAGE_BYTES)?;
+        let left = (u64::from(self.entries) * 4).checked_sub(start).filter(|left| *left > 0)?;
+        Some((self.table_bytes + start, left.min(PAGE_BYTES) as usize))
+    }
+
+    /// Sectors of a stored block whose bit is not set were never written and hold zeroes, so the bitmap need not be
+    /// looked at to read.
+    fn decode(&self, block: u64, entry: &[u8]) -> Result<Place, BlockError> {
+        if entry.len() < 4 {
+            return Err(corrupt(format!("the VHD table has no block {block}")));
+        }
+        match be32(entry, 0) {
+            ABSENT => Ok(Place::Absent),
+            sector => {
+                let start = u64::from(sector) * 512;
+                let end = start + self.bitmap_bytes + u64::from(self.block_bytes);
+                let table_end = self.table_bytes + u64::from(self.entries) * 4;
+                if start < FOOTER_BYTES || (start < table_end && end > self.table_bytes) {
+                    return Err(corrupt(format!("VHD block {block} at sector {sector} lies in the image's own data")));
+                }
+                Ok(Place::At(start + self.bitmap_bytes))
+            }
+        }
+    }
+
+    fn reserve(&self, _block: u64, end_bytes: u64) -> Result<Room, BlockError> {
+        let sector = u32::try_from(end_bytes / 512).ok().filter(|sector| *sector != ABSENT);
+        let Some(sector) = sector else {
+            return Err(unsupported("a VHD file of more than 2 TiB is not possible"));
+        };
+        let data_bytes = end_bytes + self.bitmap_bytes;
+        Ok(Room {
+            start_bytes: end_bytes,
+            data_bytes,
+            end_bytes: data_bytes + u64::from(self.block_bytes),
+            entry: sector.to_be_bytes().to_vec(),
+        })
+    }
+
+    /// All sectors are marked present, for the block is zeroes; and the footer follows it.
+    fn prepare(&self, file: &ImageFile, room: &Room) -> Result<(), BlockError> {
+        file.write_bytes(room.end_bytes, &self.footer)?;
+        file.write_bytes(room.start_bytes, &vec![0xff; self.bitmap_bytes as usize])?;
+        self.remember_full(room.data_bytes);
+        Ok(())
+    }
+
+    /// Programs that trust bitmaps must find the sectors that were written.
+    fn written(&self, file: &ImageFile, data_bytes: u64, in_block: u64, len: u64) -> Result<(), BlockError> {
+        if self.is_known_full(data_bytes) {
+            return Ok(());
+        }
+        let bitmap_at = data_bytes.saturating_sub(self.bitmap_bytes);
+        // Two writers of one bitmap must not lose each other's bits.
+        let full = self.full.lock();
+        let mut bitmap = file.read_metadata(bitmap_at, self.bitmap_bytes as usize, "sector bitmap")?;
+        let mut changed = false;
+        for sector in in_block / 512..in_block.saturating_add(len).div_ceil(512) {
+            // The highest bit of a byte is its first sector.
+            let bit = 0x80u8 >> (sector % 8);
+            if let Some(byte) = bitmap.get_mut((sector / 8) as usize).filter(|byte| **byte & bit == 0) {
+                *byte |= bit;
+                changed = true;
+            }
+        }
+        if changed {
+            file.write_bytes(bitmap_at, &bitmap)?;
+        }
+        drop(full);
+        let used = (self.block_bytes / 512).div_ceil(8) as usize;
+        if bitmap.iter().take(used).all(|byte| *byte == 0xff) {
+            self.remember_full(data_bytes);
+        }
+        Ok(())
+    }
+
+    /// A crash may have taken the footer, and only the copy at the start was found.
+    fn begin(&self, file: &ImageFile) -> Result<(), BlockError> {
+        let last = self.file_bytes.saturating_sub(FOOTER_BYTES);
+        if Footer::parse(&file.read_bytes(last, FOOTER_BYTES as usize)?).is_ok() {
+            return Ok(());
+        }
+        file.write_bytes(self.file_bytes.next_multiple_of(512), &self.footer)
+    }
+}
+
+/// Writes a new image of `size_bytes`, which the caller has checked, into an empty file.
+pub(super) fn write_new(file: &File, size_bytes: u64) -> Result<(), BlockError> {
+    const TABLE_AT: u64 = FOOTER_BYTES + HEADER_BYTES as u64;
+    // 2040 GiB are 1 Mi blocks.
+    let entries = size_bytes.div_ceil(u64::from(BLOCK_BYTES)) as u32;
+    let footer = Footer::new(Kind::Dynamic, size_bytes);
+    let mut header = vec![0; HEADER_BYTES];
+    put(&mut header, 0, COOKIE);
+    put(&mut header, field::NEXT, &NOWHERE.to_be_bytes());
+    put(&mut header, field::TABLE_OFFSET, &TABLE_AT.to_be_bytes());
+    put(&mut header, field::VERSION, &VERSION.to_be_bytes());
+    put(&mut header, field::ENTRIES, &entries.to_be_bytes());
+    put(&mut header, field::BLOCK_BYTES, &BLOCK_BYTES.to_be_bytes());
+    let sum = checksum(&header, field::CHECKSUM);
+    put(&mut header, field::CHECKSUM, &sum.to_be_bytes());
+    create::put_at(file, 0, &footer.bytes)?;
+    create::put_at(file, FOOTER_BYTES, &header)?;
+    // What fills the table's last sector is written as absent entries, too.
+    let table = vec![0xff; (u64::from(entries) * 4).next_multiple_of(512) as usize];
+    create::put_at(file, TABLE_AT, &table)?;
+    create::put_at(file, TABLE_AT + table.len() as u64, &footer.bytes)
+}

@@ -1,0 +1,35 @@
+//! Network Block Device: a server that exports any disk, and a disk that is another server's export.
+//!
+//! ```text
+//!   client ─ socket ─▶ handshake ─▶ connection: one thread leads (reads requests), others carry out ─▶ DiskBackend
+//!   DiskBackend calls ─▶ NbdDisk ─ socket ─▶ server
+//! ```
+//!
+//! Both speak the fixed newstyle handshake, structured replies and the `base:allocation` context of the NBD protocol
+//! (doc/proto.md of the NetworkBlockDevice project, which every mention of "the protocol" here means). Not here: TLS,
+//! extended headers, resizing, several exports on one server, and reconnecting a lost client. Each is refused with an
+//! error that names it.
+//!
+//! Trust: the peer is hostile. Every field is checked, a connection's memory is bounded ([`ServerOptions`] says by
+//! what), the handshake has a deadline, and nothing panics. There is no authentication, so a server listens on a unix
+//! socket that only its user can open, or on a loopback address, which every local user can reach.
+//!
+//! Errors: [`BlockError`](benchtop_block::BlockError) throughout. A peer that breaks the protocol loses its connection.
+//!
+//! Threading: everything public is `Send + Sync`. The server's threads are named `nbd-…` and end with
+//! [`Server::shutdown`]. Only Unix hosts have this crate's content; elsewhere it is empty.
+#![cfg(unix)]
+
+mod address;
+mod client;
+mod incoming;
+mod listener;
+mod protocol;
+mod server;
+mod stream;
+
+pub use address::Address;
+pub use client::NbdDisk;
+pub use listener::Listener;
+pub use protocol::MAX_PAYLOAD_BYTES;
+pub use server::{Export, Server, ServerOptions};

@@ -1,0 +1,134 @@
+//! Checking a disk: everything that is said to be there is there, whole, and counted.
+
+use std::collections::HashSet;
+
+use benchtop_block::BlockError;
+
+use crate::StrataDisk;
+use crate::layout::{Address, Pointer, new_block};
+use crate::open::replay_until;
+use crate::pages::{FANOUT, entry};
+use crate::state::Changes;
+
+/// Findings written out, at most.
+const FINDINGS_MAX: usize = 100;
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Guest blocks and records read, of now and of restore points.
+    pub blocks: u64,
+    /// Pages of maps read.
+    pub pages: u64,
+    /// What is wrong, the first hundred of it.
+    pub damage: Vec<String>,
+    /// How much is wrong.
+    pub damages: u64,
+    /// Blocks of the file that are kept although nothing needs them. Harmless.
+    pub leaked_blocks: u64,
+}
+
+impl CheckReport {
+    fn wrong(&mut self, what: String) {
+        self.damages += 1;
+        if self.damage.len() < FINDINGS_MAX {
+            self.damage.push(what);
+        }
+    }
+}
+
+impl StrataDisk {
+    /// Reads everything: maps and data of now and of every restore point. The disk should be at rest.
+    pub fn check(&self) -> CheckReport {
+        let mut report = CheckReport::default();
+        let mut seen = HashSet::new();
+        let (now, changes, records, graves, points) = {
+            let state = self.state.lock();
+            let changes: Vec<Pointer> = {
+                let mut fresh: Vec<_> = state.changes.overlay.values().map(|fresh| fresh.pointer).collect();
+                fresh.sort_unstable_by_key(|pointer| pointer.address);
+                fresh
+            };
+            let pending = &state.pending;
+            let stored =
+                changes.into_iter().filter(|pointer| !pending.contains_key(&pointer.address)).collect::<Vec<_>>();
+            let points: Vec<u64> = state.points.all().iter().map(|point| point.seq).collect();
+            seen.extend(state.pending.keys().copied());
+            seen.extend(state.changes.deaths.iter().map(|grave| grave.address));
+            (state.root, stored, state.records.clone(), state.points.graves().to_vec(), points)
+        };
+        let nothing = Changes::default();
+        self.check_tree(&now.pointer, now.levels, 0, &nothing, &mut seen, &mut report);
+        changes.iter().for_each(|pointer| self.check_block(pointer, &mut seen, &mut report));
+        seen.extend(records.iter().map(|(address, _)| *address));
+        for point in points {
+            let then = self
+                .base_of(point)
+                .and_then(|base| Ok((base.root, replay_until(&self.store, &base, point, self.size_bytes)?)));
+            match then {
+                Ok((root, changes)) => {
+                    // What changed between the checkpoint and the point may be gone from the checkpoint's map.
+                    self.check_tree(&root.pointer, root.levels, 0, &changes, &mut seen, &mut report);
+                    let mut fresh: Vec<_> = changes.overlay.values().map(|fresh| fresh.pointer).collect();
+                    fresh.sort_unstable_by_key(|pointer| pointer.address);
+                    fresh.iter().for_each(|pointer| self.check_block(pointer, &mut seen, &mut report));
+                }
+                Err(error) => report.wrong(format!("restore point {point}: {error}")),
+            }
+        }
+        seen.extend(graves.iter().map(|grave| grave.address));
+        report.leaked_blocks = self.store.space.read().unreached(&seen);
+        report
+    }
+
+    /// A page and what is below it, but for the guest blocks among `changes`. `lba` counts pages of its level.
+    fn check_tree(
+        &self,
+        pointer: &Pointer,
+        levels: u8,
+        lba: u64,
+        changes: &Changes,
+        seen: &mut HashSet<Address>,
+        report: &mut CheckReport,
+    ) {
+        if pointer.address.is_none() || levels == 0 || !seen.insert(pointer.address) {
+            return;
+        }
+        if !self.store.space.read().is_live(pointer.address) {
+            report.wrong(format!("a page at {:?} is in use and counted as free", pointer.address));
+        }
+        report.pages += 1;
+        let page = match self.store.page(pointer) {
+            Ok(page) => page,
+            Err(error) => return report.wrong(error.to_string()),
+        };
+        for index in 0..FANOUT {
+            let below = entry(&page, index);
+            let lba = lba * FANOUT + index;
+            if levels > 1 {
+                self.check_tree(&below, levels - 1, lba, changes, seen, report);
+            } else if changes.fresh(lba).is_none() {
+                self.check_block(&below, seen, report);
+            }
+        }
+    }
+
+    fn check_block(&self, pointer: &Pointer, seen: &mut HashSet<Address>, report: &mut CheckReport) {
+        if pointer.address.is_none() || !seen.insert(pointer.address) {
+            return;
+        }
+        report.blocks += 1;
+        if !self.store.space.read().is_live(pointer.address) {
+            report.wrong(format!("a block at {:?} is in use and counted as free", pointer.address));
+        }
+        let read = || -> Result<(), BlockError> {
+            let mut block = new_block();
+            let offset = self.store.locate(pointer)?;
+            self.store.medium.read_at(offset, &mut block[..]).map_err(crate::disk::io_error("reading a block"))?;
+            self.store.open(pointer, &mut block[..])
+        };
+        if let Err(error) = read() {
+            report.wrong(error.to_string());
+        }
+    }
+}

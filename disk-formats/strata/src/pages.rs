@@ -1,0 +1,391 @@
+//! The map: a tree of pages, 128 pointers each, that is never changed in place. A changed page is written anew, and so
+//! are the pages above it, up to a root; whoever keeps an old root keeps the whole map as it was.
+
+use std::sync::Arc;
+
+use benchtop_block::{BlockError, BlockErrorKind};
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+use crate::layout::{Address, BLOCK_BYTES, Block, Pointer, SEGMENT_BLOCKS, new_block};
+use crate::medium::Medium;
+use crate::seal::Keyring;
+use crate::space::{Kind, Space};
+
+/// Bits of a block number that one level of the tree takes.
+const LEVEL_BITS: u32 = 7;
+/// Pointers in a page.
+pub const FANOUT: u64 = 1 << LEVEL_BITS;
+/// Levels that the largest disk needs: 2^45 blocks.
+pub const LEVELS_MAX: u8 = 7;
+/// Pages kept in memory, at most: 32 MiB, which map 4 GiB.
+const CACHED_PAGES: usize = 8192;
+/// Blocks written at once when a tree is written.
+const WRITE_BLOCKS: usize = 256;
+
+/// The top of a tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// The top page.
+    pub pointer: Pointer,
+    /// Levels of pages: 1 is one page of guest blocks.
+    pub levels: u8,
+}
+
+impl Root {
+    /// The empty map of a disk of so many blocks.
+    pub fn empty(blocks: u64) -> Self {
+        let mut levels = 1;
+        while levels < LEVELS_MAX && FANOUT << (LEVEL_BITS * u32::from(levels - 1)) < blocks {
+            levels += 1;
+        }
+        Self { pointer: Pointer::NONE, levels }
+    }
+
+    /// Blocks it can map.
+    pub fn capacity(&self) -> u64 {
+        FANOUT << (LEVEL_BITS * u32::from(self.levels.clamp(1, LEVELS_MAX) - 1))
+    }
+}
+
+/// Where blocks are and how they are opened: what every reader of the file needs.
+pub struct Store {
+    /// The file.
+    pub medium: Arc<dyn Medium>,
+    /// The keys.
+    pub keys: Keyring,
+    /// The segments.
+    pub space: RwLock<Space>,
+    cache: Mutex<LruCache<Address, Arc<Block>>>,
+}
+
+fn damaged(what: &str, pointer: &Pointer) -> BlockError {
+    let (segment, slot) = (pointer.address.segment(), pointer.address.slot());
+    BlockError::new(BlockErrorKind::Corrupt, format!("{what} at segment {segment}, block {slot} is damaged"))
+}
+
+impl Store {
+    /// Over `medium`.
+    pub fn new(medium: Arc<dyn Medium>, keys: Keyring, space: Space) -> Self {
+        let capacity = std::num::NonZeroUsize::new(CACHED_PAGES).unwrap_or(std::num::NonZeroUsize::MIN);
+        Self { medium, keys, space: RwLock::new(space), cache: Mutex::new(LruCache::new(capacity)) }
+    }
+
+    /// Where the block is in the file.
+    ///
+    /// # Errors
+    /// `Corrupt` when its segment is not known.
+    pub fn locate(&self, pointer: &Pointer) -> Result<u64, BlockError> {
+        self.space.read().locate(pointer.address).ok_or_else(|| damaged("the place of a block", pointer))
+    }
+
+    /// Opens a block that was read, in place.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn open(&self, pointer: &Pointer, bytes: &mut [u8]) -> Result<(), BlockError> {
+        let key = self.keys.of(pointer.birth).ok_or_else(|| damaged("a block", pointer))?;
+        if key.open_block(pointer.address, bytes, &pointer.tag) { Ok(()) } else { Err(damaged("a block", pointer)) }
+    }
+
+    /// Reads a page, from memory if it is there.
+    ///
+    /// # Errors
+    /// `Corrupt`, or the host's.
+    pub fn page(&self, pointer: &Pointer) -> Result<Arc<Block>, BlockError> {
+        if let Some(page) = self.cache.lock().get(&pointer.address) {
+            return Ok(page.clone());
+        }
+        let offset = self.locate(pointer)?;
+        let mut block = new_block();
+        self.medium
+            .read_at(offset, &mut block[..])
+            .map_err(|error| BlockError::from_io(format!("reading the map at {offset:#x} failed"), error))?;
+        self.open(pointer, &mut block[..])?;
+        let page: Arc<Block> = Arc::from(block);
+        self.cache.lock().put(pointer.address, page.clone());
+        Ok(page)
+    }
+
+    /// Forgets all pages: the next read of one is from the file.
+    #[cfg(test)]
+    pub fn forget_pages(&self) {
+        self.cache.lock().clear();
+    }
+
+    /// What the tree says of a guest block.
+    ///
+    /// # Errors
+    /// `Corrupt`, or the host's.
+    pub fn lookup(&self, root: &Root, lba: u64) -> Result<Pointer, BlockError> {
+        if lba >= root.capacity() {
+            return Ok(Pointer::NONE);
+        }
+        let mut pointer = root.pointer;
+        for level in (0..root.levels).rev() {
+            if pointer.address.is_none() {
+                return Ok(pointer);
+            }
+            pointer = entry(&*self.page(&pointer)?, digit(lba, level));
+        }
+        Ok(pointer)
+    }
+
+    /// The first mapped guest block in `from..until`, if any.
+    ///
+    /// # Errors
+    /// `Corrupt`, or the host's.
+    pub fn next_mapped(&self, root: &Root, from: u64, until: u64) -> Result<Option<(u64, Pointer)>, BlockError> {
+        let mut lba = from;
+        'search: while lba < until.min(root.capacity()) {
+            let mut pointer = root.pointer;
+            for level in (0..root.levels).rev() {
+                if pointer.address.is_none() {
+                    // Nothing below here: on to what comes after it.
+                    let span = LEVEL_BITS * (u32::from(level) + 1);
+                    lba = ((lba >> span) + 1) << span;
+                    continue 'search;
+                }
+                pointer = entry(&*self.page(&pointer)?, digit(lba, level));
+            }
+            if !pointer.address.is_none() {
+                return Ok(Some((lba, pointer)));
+            }
+            lba += 1;
+        }
+        Ok(None)
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// Which pointer of a page on that level leads to the block; level 0 holds guest blocks.
+fn digit(lba: u64, level: u8) -> u64 {
+    lba >> (LEVEL_BITS * u32::from(level)) & (FANOUT - 1)
+}
+
+/// A pointer of a page.
+pub fn entry(page: &Block, index: u64) -> Pointer {
+    let at = index as usize * Pointer::BYTES;
+    Pointer::decode(&crate::bytes::get(page, at))
+}
+
+fn set_entry(page: &mut Block, index: u64, pointer: &Pointer) {
+    crate::bytes::put(page, index as usize * Pointer::BYTES, &pointer.encode());
+}
+
+/// Writes pages one after the other into segments of their own.
+pub struct PageWriter<'a> {
+    store: &'a Store,
+    /// The checkpoint the pages belong to.
+    birth: u64,
+    segment: Option<Open>,
+    /// Sealed, not yet written; they follow each other from `first` on.
+    waiting: Vec<Box<Block>>,
+    first: u64,
+    /// All pages so far.
+    written: Vec<Address>,
+}
+
+/// The segment that is being filled.
+#[derive(Clone, Copy)]
+struct Open {
+    id: u64,
+    offset: u64,
+    next: u64,
+}
+
+impl<'a> PageWriter<'a> {
+    /// For a checkpoint.
+    pub fn new(store: &'a Store, birth: u64) -> Self {
+        Self { store, birth, segment: None, waiting: Vec::new(), first: 0, written: Vec::new() }
+    }
+
+    fn put(&mut self, page: &Block) -> Result<Pointer, BlockError> {
+        let open = match self.segment {
+            Some(open) if open.next < SEGMENT_BLOCKS => open,
+            _ => {
+                self.write_out()?;
+                if let Some(full) = self.segment.take() {
+                    self.store.space.write().end(full.id);
+                }
+                let (id, place) = self.store.space.write().begin(Kind::Pages).ok_or_else(no_place)?;
+                Open { id, offset: crate::layout::place_offset(place), next: 0 }
+            }
+        };
+        let address = Address::new(open.id, open.next);
+        let mut block = Box::new(*page);
+        let key = self.store.keys.of(self.birth).ok_or_else(no_key)?;
+        let tag = key.seal_block(address, &mut block[..]).ok_or_else(no_key)?;
+        if self.waiting.is_empty() {
+            self.first = open.offset + open.next * BLOCK_BYTES as u64;
+        }
+        self.waiting.push(block);
+        self.segment = Some(Open { next: open.next + 1, ..open });
+        let pointer = Pointer { address, birth: self.birth, tag };
+        self.store.space.write().mark(address);
+        self.written.push(address);
+        self.store.cache.lock().put(address, Arc::new(*page));
+        if self.waiting.len() >= WRITE_BLOCKS {
+            self.write_out()?;
+        }
+        Ok(pointer)
+    }
+
+    fn write_out(&mut self) -> Result<(), BlockError> {
+        let blocks = std::mem::take(&mut self.waiting);
+        let slices: Vec<&[u8]> = blocks.iter().map(|block| &block[..]).collect();
+        self.store
+            .medium
+            .write_at(self.first, &slices)
+            .map_err(|error| BlockError::from_io(format!("writing the map at {:#x} failed", self.first), error))
+    }
+
+    /// All pages it has put somewhere: what to free if the checkpoint fails.
+    pub fn written(&self) -> &[Address] {
+        &self.written
+    }
+
+    /// Writes what is left.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn finish(&mut self) -> Result<(), BlockError> {
+        if let Some(open) = self.segment.take() {
+            self.store.space.write().end(open.id);
+        }
+        if self.waiting.is_empty() { Ok(()) } else { self.write_out() }
+    }
+
+    /// Gives guest blocks new pointers: `changes` are in ascending order, each block once. `replaced` hears of every
+    /// pointer that the new tree no longer has: of guest blocks with their number, of pages with none.
+    ///
+    /// # Errors
+    /// `Corrupt`, or the host's.
+    pub fn update(
+        &mut self,
+        root: &Root,
+        changes: &[(u64, Pointer)],
+        replaced: &mut dyn FnMut(Option<u64>, Pointer),
+    ) -> Result<Root, BlockError> {
+        debug_assert!(changes.is_sorted_by(|a, b| a.0 < b.0), "in order, once each");
+        if changes.is_empty() {
+            return Ok(*root);
+        }
+        let pointer = self.update_page(root.pointer, root.levels - 1, changes, replaced)?;
+        Ok(Root { pointer, levels: root.levels })
+    }
+
+    /// As deep as the tree has levels, which are at most [`LEVELS_MAX`].
+    fn update_page(
+        &mut self,
+        old: Pointer,
+        level: u8,
+        changes: &[(u64, Pointer)],
+        replaced: &mut dyn FnMut(Option<u64>, Pointer),
+    ) -> Result<Pointer, BlockError> {
+        let mut page = if old.address.is_none() { [0; BLOCK_BYTES] } else { *self.store.page(&old)? };
+        let before = page;
+        for run in changes.chunk_by(|a, b| digit(a.0, level) == digit(b.0, level)) {
+            let index = digit(run[0].0, level);
+            let there = entry(&page, index);
+            let new = if level == 0 {
+                if !there.address.is_none() && there.address != run[0].1.address {
+                    replaced(Some(run[0].0), there);
+                }
+                run[0].1
+            } else {
+                self.update_page(there, level - 1, run, replaced)?
+            };
+            set_entry(&mut page, index, &new);
+        }
+        if page == before {
+            return Ok(old);
+        }
+        if !old.address.is_none() {
+            replaced(None, old);
+        }
+        if page == [0; BLOCK_BYTES] { Ok(Pointer::NONE) } else { self.put(&page) }
+    }
+}
+
+/// The file is as long as it can be.
+pub fn no_place() -> BlockError {
+    BlockError::new(BlockErrorKind::NoSpace, "the disk file has no place left")
+}
+
+/// The cipher refused, or a birth belongs to no epoch.
+pub fn no_key() -> BlockError {
+    BlockError::new(BlockErrorKind::Corrupt, "no key for a block to be written")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::{Cipher, Epoch};
+
+    fn store() -> Store {
+        let keys = Keyring::new(Cipher::Plain, None);
+        keys.begin(Epoch { first: 0, salt: [0; 32] }).unwrap();
+        Store::new(Arc::new(tempfile::tempfile().unwrap()), keys, Space::new())
+    }
+
+    fn pointer(number: u64) -> Pointer {
+        Pointer { address: Address::new(1000 + number, number % 1024), birth: number, tag: [number as u8; 16] }
+    }
+
+    #[test]
+    fn an_old_root_keeps_the_old_map() {
+        let store = store();
+        let empty = Root::empty(1 << 20);
+        assert_eq!(empty.levels, 3);
+        let mut gone = Vec::new();
+        let mut writer = PageWriter::new(&store, 1);
+        let first: Vec<_> = [0, 1, 127, 128, 5000, (1 << 20) - 1].map(|lba| (lba, pointer(lba))).into();
+        let old = writer.update(&empty, &first, &mut |lba, old| gone.push((lba, old))).unwrap();
+        assert!(gone.is_empty());
+        writer.finish().unwrap();
+        let mut writer = PageWriter::new(&store, 2);
+        let changes = [(1, pointer(9)), (5000, Pointer::NONE)];
+        let new = writer.update(&old, &changes, &mut |lba, old| gone.push((lba, old))).unwrap();
+        writer.finish().unwrap();
+        let blocks: Vec<_> = gone.iter().filter_map(|(lba, _)| *lba).collect();
+        assert_eq!(blocks, [1, 5000]);
+        // Two bottom pages, the one above them, the root; the page of 5000 is gone as a whole.
+        assert_eq!(gone.len(), 2 + 4);
+        for (lba, pointer) in first {
+            assert_eq!(store.lookup(&old, lba).unwrap(), pointer, "{lba}");
+        }
+        assert_eq!(store.lookup(&new, 1).unwrap(), pointer(9));
+        assert_eq!(store.lookup(&new, 5000).unwrap(), Pointer::NONE);
+        assert_eq!(store.next_mapped(&new, 129, 1 << 20).unwrap().unwrap().0, (1 << 20) - 1);
+        assert_eq!(store.next_mapped(&old, 129, 1 << 20).unwrap().unwrap().0, 5000);
+        assert_eq!(store.next_mapped(&old, 129, 5000).unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_page_is_an_error() {
+        let store = store();
+        let mut writer = PageWriter::new(&store, 1);
+        let root = writer.update(&Root::empty(64), &[(3, pointer(3))], &mut |_, _| {}).unwrap();
+        writer.finish().unwrap();
+        let offset = store.locate(&root.pointer).unwrap();
+        store.medium.write_at(offset, &[&[0xff]]).unwrap();
+        store.forget_pages();
+        assert_eq!(store.lookup(&root, 3).unwrap_err().kind(), BlockErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn every_size_has_its_levels() {
+        for (blocks, levels) in [(1, 1), (128, 1), (129, 2), (1 << 14, 2), ((1 << 14) + 1, 3), (1 << 45, 7)] {
+            let root = Root::empty(blocks);
+            assert_eq!(root.levels, levels, "{blocks}");
+            assert!(root.capacity() >= blocks);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What turns a block into what is stored, and proves on reading that it is the same one.
+//!
+//! A block is sealed under the key of the *epoch* in which it was written. An epoch is one opening of the disk for
+//! writing: it begins with a random salt, recorded durably before the first block is sealed with it, so that two copies
+//! of one file that are both opened never share a key. Within an epoch every address is written once, so the address
+//! is the nonce.
+
+use parking_lot::RwLock;
+use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::hkdf;
+use ring::rand::{SecureRandom, SystemRandom};
+use zeroize::Zeroizing;
+
+use crate::layout::{Address, Tag};
+
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 32;
+/// A key, wiped when it is dropped.
+pub type Key = Zeroizing<[u8; KEY_BYTES]>;
+/// What makes an epoch's key its own.
+pub type Salt = [u8; 32];
+
+/// How blocks are protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cipher {
+    /// Not secret: the tag is a checksum (BLAKE3, 16 bytes).
+    Plain,
+    /// AES-256-GCM.
+    Aes256Gcm,
+    /// ChaCha20-Poly1305.
+    ChaCha20Poly1305,
+}
+
+impl Cipher {
+    /// As the superblock spells it.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Plain => 0,
+            Self::Aes256Gcm => 1,
+            Self::ChaCha20Poly1305 => 2,
+        }
+    }
+
+    /// The cipher of that code.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Self::Plain, Self::Aes256Gcm, Self::ChaCha20Poly1305].into_iter().find(|cipher| cipher.code() == code)
+    }
+
+    fn algorithm(self) -> Option<&'static aead::Algorithm> {
+        match self {
+            Self::Plain => None,
+            Self::Aes256Gcm => Some(&aead::AES_256_GCM),
+            Self::ChaCha20Poly1305 => Some(&aead::CHACHA20_POLY1305),
+        }
+    }
+}
+
+/// Random bytes.
+pub fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// What a nonce is for: none is used for two things.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Block = 0,
+    Head = 1,
+}
+
+fn nonce(purpose: Purpose, number: u64) -> Nonce {
+    let mut bytes = [0; aead::NONCE_LEN];
+    bytes[0] = purpose as u8;
+    bytes[4..].copy_from_slice(&number.to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+/// The key of one epoch; in a plain disk, none.
+pub struct EpochKey(Option<LessSafeKey>);
+
+impl EpochKey {
+    fn seal(&self, purpose: Purpose, number: u64, bytes: &mut [u8]) -> Option<Tag> {
+        let mut tag = [0; 16];
+        match &self.0 {
+            None => tag.copy_from_slice(&checksum(purpose, number, bytes)),
+            Some(key) => {
+                let sealed = key.seal_in_place_separate_tag(nonce(purpose, number), Aad::empty(), bytes).ok()?;
+                tag.copy_from_slice(sealed.as_ref().get(..16)?);
+            }
+        }
+        Some(tag)
+    }
+
+    fn open(&self, purpose: Purpose, number: u64, bytes: &mut [u8], tag: &Tag) -> bool {
+        match &self.0 {
+            None => checksum(purpose, number, bytes) == *tag,
+            Some(key) => key
+                .open_in_place_separate_tag(nonce(purpose, number), Aad::empty(), aead::Tag::from(*tag), bytes, 0..)
+                .is_ok(),
+        }
+    }
+
+    /// Seals the block that goes to `address`, in place. `None` when the cipher refuses, which it never has cause to.
+    pub fn seal_block(&self, address: Address, bytes: &mut [u8]) -> Option<Tag> {
+        self.seal(Purpose::Block, address.bits(), bytes)
+    }
+
+    /// Opens the block of `address`, in place. False when it is not what `tag` was made of.
+    pub fn open_block(&self, address: Address, bytes: &mut [u8], tag: &Tag) -> bool {
+        self.open(Purpose::Block, address.bits(), bytes, tag)
+    }
+
+    /// Seals a head of that generation, in place.
+    pub fn seal_head(&self, generation: u64, bytes: &mut [u8]) -> Option<Tag> {
+        self.seal(Purpose::Head, generation, bytes)
+    }
+
+    /// Opens a head.
+    pub fn open_head(&self, generation: u64, bytes: &mut [u8], tag: &Tag) -> bool {
+        self.open(Purpose::Head, generation, bytes, tag)
+    }
+}
+
+/// The first half of BLAKE3 over the address and the bytes: a block in another's place is as wrong as a damaged one.
+fn checksum(purpose: Purpose, number: u64, bytes: &[u8]) -> Tag {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[purpose as u8]).update(&number.to_le_bytes()).update(bytes);
+    let mut tag = [0; 16];
+    tag.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    tag
+}
+
+/// An epoch: which births are its own, and its salt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Epoch {
+    /// The first record of it.
+    pub first: u64,
+    /// Random.
+    pub salt: Salt,
+}
+
+/// Derives a key of `master` for one use.
+pub fn derive(master: &Key, salt: &[u8], info: &[u8]) -> Option<Key> {
+    struct Length;
+    impl hkdf::KeyType for Length {
+        fn len(&self) -> usize {
+            KEY_BYTES
+        }
+    }
+    let pseudorandom = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(&master[..]);
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    pseudorandom.expand(&[info], Length).ok()?.fill(&mut key[..]).ok()?;
+    Some(key)
+}
+
+/// All keys of an open disk.
+pub struct Keyring {
+    cipher: Cipher,
+    master: Option<Key>,
+    /// Ascending by first record, with their keys.
+    epochs: RwLock<Vec<(Epoch, std::sync::Arc<EpochKey>)>>,
+}
+
+impl Keyring {
+    /// Of a disk with these epochs so far. A master key for an encrypted disk, none for a plain one.
+    pub fn new(cipher: Cipher, master: Option<Key>) -> Self {
+        Self { cipher, master, epochs: RwLock::new(Vec::new()) }
+    }
+
+    /// The key of an epoch with `salt`, not remembered.
+    pub fn key(&self, salt: &Salt) -> Option<EpochKey> {
+        match (self.cipher.algorithm(), &self.master) {
+            (None, _) => Some(EpochKey(None)),
+            (Some(algorithm), Some(master)) => {
+                let key = derive(master, salt, b"strata epoch")?;
+                Some(EpochKey(Some(LessSafeKey::new(UnboundKey::new(algorithm, &key[..]).ok()?))))
+            }
+            (Some(_), None) => None,
+        }
+    }
+
+    /// A key of its own for the superblock's checksum; zeroes for a plain disk, whose checksum anybody can make.
+    pub fn superblock_key(&self) -> Option<Key> {
+        match &self.master {
+            None => Some(Zeroizing::new([0; KEY_BYTES])),
+            Some(master) => derive(master, &[], b"strata superblock"),
+        }
+    }
+
+    /// Takes these epochs instead of what it had. `None` when they are not in order.
+    pub fn set_epochs(&self, epochs: &[Epoch]) -> Option<()> {
+        if !epochs.is_sorted_by(|a, b| a.first < b.first) {
+            return None;
+        }
+        let keyed: Option<Vec<_>> =
+            epochs.iter().map(|epoch| Some((*epoch, std::sync::Arc::new(self.key(&epoch.salt)?)))).collect();
+        *self.epochs.write() = keyed?;
+        Some(())
+    }
+
+    /// Begins an epoch. One that wrote nothing and begins at the same record is replaced.
+    pub fn begin(&self, epoch: Epoch) -> Option<()> {
+        let key = std::sync::Arc::new(self.key(&epoch.salt)?);
+        let mut epochs = self.epochs.write();
+        epochs.retain(|(old, _)| old.first < epoch.first);
+        epochs.push((epoch, key));
+        Some(())
+    }
+
+    /// The epochs.
+    pub fn epochs(&self) -> Vec<Epoch> {
+        self.epochs.read().iter().map(|(epoch, _)| *epoch).collect()
+    }
+
+    /// The key under which a block of that birth was sealed.
+    pub fn of(&self, birth: u64) -> Option<std::sync::Arc<EpochKey>> {
+        let epochs = self.epochs.read();
+        let after = epochs.partition_point(|(epoch, _)| epoch.first <= birth);
+        epochs.get(after.checked_sub(1)?).map(|(_, key)| key.clone())
+    }
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keyring").field("cipher", &self.cipher).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(cipher: Cipher) -> Keyring {
+        let ring = Keyring::new(cipher, (cipher != Cipher::Plain).then(|| Zeroizing::new([9; 32])));
+        ring.begin(Epoch { first: 1, salt: [1; 32] }).unwrap();
+        ring.begin(Epoch { first: 10, salt: [2; 32] }).unwrap();
+        ring
+    }
+
+    #[test]
+    fn a_block_opens_only_as_what_it_was_sealed_as() {
+        for cipher in [Cipher::Plain, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+            let ring = ring(cipher);
+            let (here, there) = (Address::new(1, 2), Address::new(1, 3));
+            let mut bytes = [5; 4096];
+            let tag = ring.of(3).unwrap().seal_block(here, &mut bytes).unwrap();
+            assert_eq!(bytes == [5; 4096], cipher == Cipher::Plain);
+            let sealed = bytes;
+            assert!(!ring.of(3).unwrap().open_block(there, &mut bytes.clone(), &tag), "another address");
+            if cipher != Cipher::Plain {
+                assert!(!ring.of(10).unwrap().open_block(here, &mut bytes.clone(), &tag), "another epoch");
+            }
+            bytes[4095] ^= 1;
+            assert!(!ring.of(3).unwrap().open_block(here, &mut bytes, &tag), "another content");
+            bytes = sealed;
+            assert!(ring.of(9).unwrap().open_block(here, &mut bytes, &tag));
+            assert_eq!(bytes, [5; 4096]);
+        }
+    }
+
+    #[test]
+    fn epochs_are_found_by_birth() {
+        let ring = ring(Cipher::Aes256Gcm);
+        assert!(ring.of(0).is_none());
+        ring.begin(Epoch { first: 10, salt: [3; 32] }).unwrap();
+        assert_eq!(ring.epochs().iter().map(|epoch| epoch.salt[0]).collect::<Vec<_>>(), [1, 3]);
+        assert!(ring.set_epochs(&[Epoch { first: 2, salt: [0; 32] }, Epoch { first: 2, salt: [0; 32] }]).is_none());
+    }
+}
