@@ -41,6 +41,14 @@ pub const COMPILER: Need =
 /// Links and cuts out the bare-metal guest.
 pub const BINUTILS: Need =
     Need { probe: Probe::Program("objcopy"), debian: "binutils", fedora: "binutils", arch: "binutils" };
+/// `kill`, by which tests end monitors as a user would.
+pub const KILL: Need = Need { probe: Probe::Program("kill"), debian: "procps", fedora: "procps-ng", arch: "procps-ng" };
+/// The other local user of a test.
+pub const PYTHON: Need =
+    Need { probe: Probe::Program("python3"), debian: "python3-minimal", fedora: "python3", arch: "python" };
+/// What images are compared by.
+pub const QEMU_TOOLS: Need =
+    Need { probe: Probe::Program("qemu-img"), debian: "qemu-utils", fedora: "qemu-img", arch: "qemu-img" };
 /// The peer of the benchmarks.
 pub const QEMU: Need = Need {
     probe: Probe::Program("qemu-system-x86_64"),

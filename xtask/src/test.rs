@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::guests;
-use crate::packages::{self, BINUTILS, COMPILER, EXT4, FIRMWARE};
+use crate::packages::{self, BINUTILS, COMPILER, EXT4, FIRMWARE, KILL, PYTHON, QEMU_TOOLS};
 use crate::process::{cargo, show};
 
 /// Options of `test`.
@@ -25,7 +25,7 @@ const SKIPPED: &str = "SKIPPED ";
 /// # Errors
 /// A step that failed.
 pub fn test(options: &Options) -> Result<()> {
-    packages::ensure_installed(&[&COMPILER, &BINUTILS, &FIRMWARE, &EXT4])?;
+    packages::ensure_installed(&[&COMPILER, &BINUTILS, &FIRMWARE, &EXT4, &KILL, &PYTHON, &QEMU_TOOLS])?;
     if let Err(error) = guests::ensure_sample() {
         eprintln!("without the sample guests: {error:#}");
     }
