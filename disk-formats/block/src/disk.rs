@@ -12,7 +12,7 @@ use benchtop_memory::IoBuffer;
 use crate::queue::{Accepted, Core, Job, Reopened};
 use crate::{
     BlockError, BlockErrorKind, CacheMode, CacheState, Completed, CompletionSink, DiskBackend, DiskInfo, DiskObserver,
-    DiskStats, Operation, Request, SECTOR_BYTES, Submission, WriteCacheRefused,
+    DiskStats, Operation, Request, Submission, WriteCacheRefused,
 };
 
 /// How to open a [`Disk`] on a backend.
@@ -78,7 +78,7 @@ impl Disk {
     /// do not expect it; and the copy is work that the vCPU need not do.
     pub fn submit(&self, request: Request) -> Submission {
         let job = Job { request, submitted: Instant::now(), internal: false };
-        if let Err(error) = check(&job.request) {
+        if let Err(error) = check(&job.request, &self.info()) {
             return self.done(job, Err(error));
         }
         if self.owner.inline {
@@ -267,21 +267,18 @@ impl Drop for Owner {
     }
 }
 
-/// Checks what a front-end should have checked: sizes are whole sectors, nothing overflows, the buffer is long enough.
-fn check(request: &Request) -> Result<(), BlockError> {
+/// Checks what a front-end should have checked: the range is whole sectors of the disk, the buffer is long enough.
+fn check(request: &Request, info: &DiskInfo) -> Result<(), BlockError> {
     let Request { operation, offset_bytes, len_bytes, ref buffer, .. } = *request;
-    let wrong = |context: String| Err(BlockError::new(BlockErrorKind::OutOfRange, context));
     match operation {
         Operation::Flush => return Ok(()),
         Operation::Read | Operation::Write { .. } if len_bytes > buffer.len_bytes() => {
-            return wrong(format!("a request of {len_bytes:#x} bytes has a buffer of {:#x}", buffer.len_bytes()));
+            let context = format!("a request of {len_bytes:#x} bytes has a buffer of {:#x}", buffer.len_bytes());
+            return Err(BlockError::new(BlockErrorKind::OutOfRange, context));
         }
         Operation::Read | Operation::Write { .. } | Operation::Discard => {}
     }
-    if !(offset_bytes | len_bytes).is_multiple_of(SECTOR_BYTES) || offset_bytes.checked_add(len_bytes).is_none() {
-        return wrong(format!("{len_bytes:#x} bytes at {offset_bytes:#x} are not whole sectors"));
-    }
-    Ok(())
+    info.check_range(offset_bytes, len_bytes)
 }
 
 /// Waits for the completion of a request of the disk's own.

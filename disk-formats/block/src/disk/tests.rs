@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use proptest::prelude::*;
 
 use super::*;
+use crate::SECTOR_BYTES;
 use crate::conformance::Sequence;
 use crate::fault::{FaultDisk, FaultPlan};
 use crate::queue::{State, Step};
@@ -417,12 +418,22 @@ fn wrong_requests_are_answered_at_once() {
         (0, 512, IoBuffer::None),
         (!511, 512, IoBuffer::Host(vec![0; 512])),
         (!511, 1024, IoBuffer::Host(vec![0; 1024])),
+        (8192, 512, IoBuffer::Host(vec![0; 512])),
     ] {
         let sink = bench.sink.clone();
         let request = Request { token: 1, operation: Operation::Read, offset_bytes, len_bytes, buffer, sink };
         let Submission::Done(completed) = bench.disk.submit(request) else { panic!("{offset_bytes} {len_bytes}") };
         assert_eq!(kind(completed.result), BlockErrorKind::OutOfRange);
     }
+}
+
+#[test]
+fn a_read_that_need_not_wait_completes_apart_all_the_same() {
+    let bench = Bench::new(Arc::new(MemoryDisk::from_bytes(&[6; 4096])), CacheMode::Writethrough);
+    assert!(matches!(bench.submit(1, Operation::Read, 1, vec![0; 1024]), Submission::Pending));
+    bench.expect(1);
+    assert_eq!(bench.disk.owner.core.lock().workers.running, 1);
+    assert_eq!((bench.disk.stats().requests.read, bench.disk.stats().bytes.read), (1, 1024));
 }
 
 #[test]
