@@ -12,10 +12,12 @@ use crate::board::Board;
 const BETWEEN_CHARACTERS: Duration = Duration::from_millis(20);
 /// How long a guest that reads nothing is waited for by those who can not wait longer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What the firmware's buffer holds; it drops what comes after.
+const FIRMWARE_KEYS: usize = 15;
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A text on its way into the guest, a character at a time, each when the guest has taken the one before: from the
-/// controller, and from the firmware's buffer, which holds no more than 15 keys. Nothing is lost on the way, however
+/// controller, and from the firmware's buffer while that empties, else as long as that has room. Nothing is lost on the way, however
 /// long the guest looks away.
 #[derive(Debug)]
 pub struct Typing {
@@ -24,9 +26,9 @@ pub struct Typing {
     /// When the last character was pressed, or the text was begun.
     since: Instant,
     patience: Duration,
-    /// The firmware's buffer is waited for. An operating system that put something else in its place is found out by
-    /// its not changing.
-    asks_firmware: bool,
+    /// The firmware's buffer was empty when last waited for. One that does not empty may belong to a guest that does
+    /// without firmware; from then on it need only have room.
+    empties: bool,
 }
 
 impl Typing {
@@ -36,7 +38,7 @@ impl Typing {
     /// [`MachineError::NoKey`].
     pub fn new(text: &str, patience: Duration) -> Result<Self, MachineError> {
         let characters = keymap::type_text(text).map_err(|error| MachineError::NoKey(error.to_string()))?.into();
-        Ok(Self { characters, typed: 0, since: Instant::now(), patience, asks_firmware: true })
+        Ok(Self { characters, typed: 0, since: Instant::now(), patience, empties: true })
     }
 
     /// Presses the next character if it is time. True once all are pressed. Never waits.
@@ -52,14 +54,17 @@ impl Typing {
             return Ok(false);
         }
         if !board.keyboard_drained() {
-            let (typed, of) = (self.typed, self.typed + self.characters.len());
-            return if waited < self.patience { Ok(false) } else { Err(MachineError::KeysNotRead { typed, of }) };
+            return if waited < self.patience { Ok(false) } else { Err(self.not_read()) };
         }
-        if self.asks_firmware && board.firmware_holds_keys() {
+        let held = board.firmware_held_keys();
+        if held >= FIRMWARE_KEYS || (self.empties && held > 0) {
             if waited < self.patience {
                 return Ok(false);
             }
-            self.asks_firmware = false;
+            if held >= FIRMWARE_KEYS {
+                return Err(self.not_read());
+            }
+            self.empties = false;
         }
         if let Some(character) = self.characters.pop_front() {
             press(board, &character);
@@ -67,6 +72,10 @@ impl Typing {
             self.since = Instant::now();
         }
         Ok(self.characters.is_empty())
+    }
+
+    fn not_read(&self) -> MachineError {
+        MachineError::KeysNotRead { typed: self.typed, of: self.typed + self.characters.len() }
     }
 }
 
@@ -96,7 +105,7 @@ fn keys_of(chord: &str) -> Result<Vec<KeyEvent>, MachineError> {
 pub fn send_keys(board: &Board, chord: &str) -> Result<(), MachineError> {
     let chord = keys_of(chord)?;
     let waiting_since = Instant::now();
-    while (!board.keyboard_drained() || board.firmware_holds_keys()) && waiting_since.elapsed() < PATIENCE {
+    while (!board.keyboard_drained() || board.firmware_held_keys() > 0) && waiting_since.elapsed() < PATIENCE {
         std::thread::sleep(LOOK_AGAIN);
     }
     press(board, &chord);

@@ -178,13 +178,17 @@ impl Board {
         self.i8042.device.lock().keyboard_drained()
     }
 
-    /// Whether the firmware has keys that nobody asked it for yet: head and tail of its buffer differ (BIOS data area,
-    /// 40:1Ah and 40:1Ch, offsets from 1Eh to 3Dh). An operating system that does without firmware leaves them alike.
-    pub fn firmware_holds_keys(&self) -> bool {
-        let Ok([head_low, head_high, tail_low, tail_high]) = self.memory.read_array(Gpa(0x41a)) else { return false };
+    /// How many keys the firmware has that nobody asked it for yet: from head to tail of its ring (BIOS data area,
+    /// 40:1Ah and 40:1Ch, offsets from 1Eh to 3Dh, two bytes a key). An operating system that does without firmware
+    /// leaves them alike.
+    pub fn firmware_held_keys(&self) -> usize {
+        let Ok([head_low, head_high, tail_low, tail_high]) = self.memory.read_array(Gpa(0x41a)) else { return 0 };
         let (head, tail) = (u16::from_le_bytes([head_low, head_high]), u16::from_le_bytes([tail_low, tail_high]));
         let buffer = 0x1e..0x3e;
-        buffer.contains(&head) && buffer.contains(&tail) && head != tail
+        if !buffer.contains(&head) || !buffer.contains(&tail) {
+            return 0;
+        }
+        usize::from((tail + 0x20 - head) % 0x20 / 2)
     }
 
     /// Input for COM1; says how many bytes were taken.
