@@ -7,8 +7,8 @@ use benchtop_block::file::{self, Lock};
 use benchtop_block::{BlockError, BlockErrorKind, DiscardBehavior, DiskBackend, DiskInfo, pieces};
 use benchtop_memory::VolatileSlice;
 
+use crate::file::regular_file;
 use crate::probe::{Format, probe_file};
-use crate::raw::regular_file;
 
 /// A CD's block, in bytes.
 pub const BLOCK_BYTES: u64 = 2048;

@@ -15,10 +15,6 @@
 //!
 //! **Bounds.** 8 MiB of the map are in memory, and as much again at most while all of it is being changed.
 
-pub(crate) mod create;
-pub(crate) mod fields;
-pub(crate) mod file;
-pub(crate) mod flat;
 mod table;
 
 #[cfg(test)]
@@ -26,18 +22,25 @@ pub(crate) mod crash;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use benchtop_block::{BlockError, BlockErrorKind, DiskBackend, DiskInfo, Extent, ExtentKind, pieces};
+use benchtop_block::{BlockError, BlockErrorKind, DiskBackend, DiskInfo, Extent, ExtentKind, SECTOR_BYTES, pieces};
 use benchtop_memory::VolatileSlice;
 use parking_lot::Mutex;
 
-pub(crate) use file::ImageFile;
+use crate::file::ImageFile;
+use crate::image::CheckReport;
+
 pub(crate) use table::PageCopy;
 use table::{MAX_CHANGED, Table};
 
 /// Blocks looked at by one [`DiskBackend::extent_at`], at most.
 const MAX_EXTENT_BLOCKS: u64 = 1 << 16;
+
+/// Stored blocks of an image that is checked, at most: 256 MiB of memory, and twice that for a moment.
+const MAX_CHECKED: usize = 16 << 20;
+/// Blocks of a disk that is checked, at most, stored or not: seconds.
+const MAX_LOOKED_AT: u64 = 128 << 20;
 
 /// Where a block of the disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +143,6 @@ pub(crate) struct MappedDisk<L: Layout> {
     layout: L,
     info: DiskInfo,
     block_bytes: usize,
-    /// Length of the file: it only grows, and only here.
-    file_bytes: AtomicU64,
     table: Mutex<Table>,
     /// One commit at a time.
     committing: Mutex<()>,
@@ -151,19 +152,8 @@ pub(crate) struct MappedDisk<L: Layout> {
 
 impl<L: Layout> MappedDisk<L> {
     /// `block_bytes` is a positive multiple of a sector; `end_bytes` is where the next block goes.
-    ///
-    /// # Errors
-    /// The host's.
-    pub(crate) fn new(
-        file: ImageFile,
-        layout: L,
-        info: DiskInfo,
-        block_bytes: u32,
-        end_bytes: u64,
-    ) -> Result<Self, BlockError> {
-        let file_bytes = AtomicU64::new(file.len_bytes()?);
-        Ok(Self {
-            file_bytes,
+    pub(crate) fn new(file: ImageFile, layout: L, info: DiskInfo, block_bytes: u32, end_bytes: u64) -> Self {
+        Self {
             file,
             layout,
             info,
@@ -171,14 +161,14 @@ impl<L: Layout> MappedDisk<L> {
             table: Mutex::new(Table::new(end_bytes)),
             committing: Mutex::new(()),
             begun: AtomicBool::new(false),
-        })
+        }
     }
 
     /// Where in the file a transfer to a stored block goes. One that leaves the file is refused: a table may say
     /// anything, and a write must not make the file grow to there.
     fn in_file(&self, start_bytes: u64, in_block: u64, len_bytes: u64) -> Result<u64, BlockError> {
         let at = start_bytes.saturating_add(in_block);
-        if at.saturating_add(len_bytes) > self.file_bytes.load(Relaxed) {
+        if at.saturating_add(len_bytes) > self.file.len_bytes() {
             let context = format!("the image's table names data at {at:#x}, behind the end of the file");
             return Err(BlockError::new(BlockErrorKind::Corrupt, context));
         }
@@ -274,13 +264,11 @@ impl<L: Layout> MappedDisk<L> {
         }
         let room = self.layout.reserve(run.block, table.end_bytes)?;
         // What a crash or another program left behind the last block must not show.
-        let file_bytes = self.file.len_bytes()?;
+        let file_bytes = self.file.len_bytes();
         if room.start_bytes < file_bytes {
             self.file.zero(room.start_bytes, file_bytes.min(room.end_bytes) - room.start_bytes)?;
         }
-        if file_bytes < room.end_bytes {
-            self.file.set_len(room.end_bytes)?;
-        }
+        self.file.grow(room.end_bytes)?;
         self.layout.prepare(&self.file, &room)?;
         self.file.write(room.data_bytes.saturating_add(run.in_block), &run.slices)?;
         if !table.set(slot.page, slot.at, &room.entry) {
@@ -288,7 +276,6 @@ impl<L: Layout> MappedDisk<L> {
             return Err(BlockError::new(BlockErrorKind::Corrupt, context));
         }
         table.end_bytes = room.end_bytes;
-        self.file_bytes.fetch_max(room.end_bytes, Relaxed);
         Ok(Place::Absent)
     }
 
@@ -350,6 +337,81 @@ impl<L: Layout> MappedDisk<L> {
     }
 }
 
+/// Before a disk of `size_bytes` grows: what its last block holds behind the end becomes zeroes.
+///
+/// # Errors
+/// `Corrupt`, or the host's.
+pub(crate) fn zero_tail<L: Layout>(
+    file: &ImageFile,
+    layout: &L,
+    size_bytes: u64,
+    block_bytes: u32,
+) -> Result<(), BlockError> {
+    let block_bytes = u64::from(block_bytes);
+    let (block, used) = (size_bytes / block_bytes, size_bytes % block_bytes);
+    let slot = layout.slot(block);
+    let Some((offset_bytes, len)) = layout.page(slot.page).filter(|_| used != 0) else { return Ok(()) };
+    let page = file.read_metadata(offset_bytes, len, "block map")?;
+    let Place::At(start) = layout.decode(block, page.get(slot.at..).unwrap_or_default())? else { return Ok(()) };
+    let end = start.saturating_add(block_bytes).min(file.len_bytes());
+    let start = start.saturating_add(used);
+    if start < end { file.zero(start, end - start) } else { Ok(()) }
+}
+
+/// A disk of a format whose description of itself can be checked.
+pub(crate) trait Checked: DiskBackend {
+    /// See [`image::check`](crate::image::check).
+    fn check(&self) -> Result<CheckReport, BlockError>;
+}
+
+impl<L: Layout> Checked for MappedDisk<L> {
+    fn check(&self) -> Result<CheckReport, BlockError> {
+        let mut report = CheckReport::default();
+        let block_bytes = self.block_bytes as u64;
+        let file_bytes = self.file.len_bytes();
+        let blocks = self.info.size_bytes.div_ceil(block_bytes);
+        if blocks > MAX_LOOKED_AT {
+            let context = format!("disks of {blocks} blocks, more than {MAX_LOOKED_AT}, can not be checked");
+            return Err(BlockError::new(BlockErrorKind::Unsupported, context));
+        }
+        let mut starts = Vec::new();
+        for block in 0..blocks {
+            let place = match self.place(&mut self.table.lock(), block) {
+                Err(error) if error.kind() == BlockErrorKind::Corrupt => {
+                    report.damage(1, || format!("block {block}: {error}"));
+                    continue;
+                }
+                place => place?,
+            };
+            let (start, len) = match place {
+                Place::Absent => continue,
+                // The last block may be shorter than the others.
+                Place::At(start) => (start, block_bytes.min(self.info.size_bytes - block * block_bytes)),
+                Place::Packed(start) => (start, SECTOR_BYTES),
+            };
+            if start.checked_add(len).is_none_or(|end| end > file_bytes) {
+                report.damage(1, || format!("block {block} at {start:#x} lies behind the end of the file"));
+                continue;
+            }
+            if starts.len() >= MAX_CHECKED {
+                let context = format!("images of more than {MAX_CHECKED} blocks can not be checked");
+                return Err(BlockError::new(BlockErrorKind::Unsupported, context));
+            }
+            // Sectors, so that an image at the limit takes half the memory.
+            starts.push((start / SECTOR_BYTES, matches!(place, Place::Packed(_))));
+        }
+        starts.sort_unstable();
+        for pair in starts.windows(2) {
+            let [(first, packed), (second, _)] = pair else { continue };
+            let sectors = if *packed { 1 } else { block_bytes / SECTOR_BYTES };
+            if second - first < sectors {
+                report.damage(1, || format!("two blocks share room at {:#x}", second * SECTOR_BYTES));
+            }
+        }
+        Ok(report)
+    }
+}
+
 impl<L: Layout> DiskBackend for MappedDisk<L> {
     fn info(&self) -> DiskInfo {
         self.info.clone()
@@ -364,7 +426,7 @@ impl<L: Layout> DiskBackend for MappedDisk<L> {
         self.check_write(offset_bytes, pieces::len_bytes(from))?;
         self.begin()?;
         let written = self.runs(offset_bytes, from).iter().try_for_each(|run| self.write_run(run));
-        written.and_then(|()| if fua { self.commit() } else { Ok(()) }).map_err(|error| self.file.forced(error))
+        written.and_then(|()| if fua { self.commit() } else { Ok(()) })
     }
 
     fn flush(&self) -> Result<(), BlockError> {
@@ -409,7 +471,7 @@ impl<L: Layout> DiskBackend for MappedDisk<L> {
         if self.info.read_only {
             return Ok(());
         }
-        self.file.reopen(self.file_bytes.load(Relaxed))?;
+        self.file.reopen()?;
         self.commit()
     }
 }

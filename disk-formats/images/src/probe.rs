@@ -22,10 +22,13 @@ pub enum Format {
     Vdi,
     /// Hyper-V's newer one.
     Vhdx,
-    /// Hyper-V's older one, where a copy of its footer starts the file (dynamic and differencing images).
+    /// Hyper-V's older one. In a file's start it is seen of dynamic and differencing images only, which begin with a
+    /// copy of their footer.
     Vhd,
     /// An ISO 9660 or UDF volume. A bootable one may be a disk image too.
     Iso,
+    /// Benchtop's own disks, which this crate tells from images and does not open.
+    Strata,
 }
 
 impl Format {
@@ -39,7 +42,23 @@ impl Format {
             Self::Vhdx => "vhdx",
             Self::Vhd => "vhd",
             Self::Iso => "iso",
+            Self::Strata => "strata",
         }
+    }
+
+    /// By its [`name`](Self::name), or the one QEMU has for it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "raw" => Self::Raw,
+            "qcow2" => Self::Qcow2,
+            "vmdk" => Self::Vmdk,
+            "vdi" => Self::Vdi,
+            "vhd" | "vpc" => Self::Vhd,
+            "vhdx" => Self::Vhdx,
+            "iso" => Self::Iso,
+            "strata" => Self::Strata,
+            _ => return None,
+        })
     }
 }
 
@@ -51,8 +70,9 @@ impl std::fmt::Display for Format {
 
 /// Signatures by offset in bytes. Sources: the qcow2 specification; VMware's Virtual Disk Format 1.1; Microsoft's VHD
 /// specification and [MS-VHDX]; ECMA-119 section 8.1 and ECMA-167 part 2, section 9.1 (volume structure descriptors);
-/// for VDI the constant of VirtualBox's image header.
-const SIGNATURES: [(usize, &[u8], Format); 10] = [
+/// for VDI the constant of VirtualBox's image header; for Strata its own format page.
+const SIGNATURES: [(usize, &[u8], Format); 11] = [
+    (0, b"STRATA\x1a\n", Format::Strata),
     (0, b"QFI\xfb", Format::Qcow2),
     (0, b"KDMV", Format::Vmdk),
     (0, b"COWD", Format::Vmdk),
@@ -72,12 +92,23 @@ pub fn probe(start: &[u8]) -> Format {
     SIGNATURES.iter().find(matches).map_or(Format::Raw, |(_, _, format)| *format)
 }
 
-/// As [`probe`], for an open file, shorter ones too.
+/// As [`probe`], for an open file, shorter ones too. A fixed VHD is told by its footer, if that is whole.
 ///
 /// # Errors
 /// The host's.
 pub fn probe_file(file: &File) -> Result<Format, BlockError> {
-    read_start(file).map(|start| probe(&start)).map_err(|error| BlockError::from_io("the image can not be read", error))
+    let failed = |error| BlockError::from_io("the image can not be read", error);
+    match read_start(file).map(|start| probe(&start)).map_err(failed)? {
+        Format::Raw if ends_in_vhd_footer(file).map_err(failed)? => Ok(Format::Vhd),
+        format => Ok(format),
+    }
+}
+
+fn ends_in_vhd_footer(file: &File) -> io::Result<bool> {
+    let mut footer = vec![0; 512];
+    let Some(at) = file.metadata()?.len().checked_sub(footer.len() as u64) else { return Ok(false) };
+    file::read_at(file, at, &[VolatileSlice::from(&mut footer[..])])?;
+    Ok(crate::vhd::is_fixed_footer(&footer, at))
 }
 
 fn read_start(file: &File) -> io::Result<Vec<u8>> {

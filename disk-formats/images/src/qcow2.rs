@@ -7,14 +7,14 @@
 //!
 //! Built: clusters of 512 bytes to 2 MiB, refcounts of 1 to 64 bits, zero clusters, compressed clusters (deflate and
 //! Zstandard; read, and copied out when they are written), extended L2 entries, images with internal snapshots (listed,
-//! and kept intact by writes), backing files that the caller has opened, repair of refcounts after a crash of a program
-//! that defers them. Refused by name: external data files, encryption, unknown features; for writing, images marked
+//! and kept intact by writes), LUKS encryption (read), backing files that the caller has opened, repair of refcounts after a crash of a program
+//! that defers them. Refused by name: external data files, old encryption, unknown features; for writing, images marked
 //! corrupt.
 //!
 //! Memory: the L1 table (at most 32 MiB, and no longer than the file), the refcount table (at most 8 MiB), a cache of
 //! other tables (32 MiB, or 8 tables where clusters are large, and a quarter again while a commit runs), unpacked
 //! clusters (2 MiB), and what waits for a commit (about 2 MiB). A request adds what it copies around itself: at most
-//! two clusters packed, one unpacked, and 8 MiB for the window of Zstandard. While an image is open for writing, a set
+//! two clusters packed, one unpacked, 8 MiB for the window of Zstandard, or 64 KiB to decrypt in. While an image is open for writing, a set
 //! of the offsets its two first-level tables name (at most 80 MiB, for tables at their limits); while one is checked or
 //! repaired, 4 bytes for each of its clusters (at most 256 MiB).
 //!
@@ -30,14 +30,14 @@ mod commit;
 mod compressed;
 mod create;
 mod discard;
-mod file;
 mod header;
 mod layout;
+mod luks;
 mod meta;
 mod ranges;
 mod read;
 mod refcounts;
-mod scatter;
+mod resize;
 mod snapshots;
 mod tables;
 #[cfg(test)]
@@ -51,21 +51,25 @@ use std::sync::atomic::AtomicU64;
 use benchtop_block::{BlockError, BlockErrorKind, DiscardBehavior, DiskBackend, DiskInfo, Extent, pieces};
 use benchtop_memory::VolatileSlice;
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 pub use check::CheckReport;
 pub use create::{CreateOptions, create};
 pub use header::Compression;
+pub(crate) use resize::resize;
 pub use snapshots::Snapshot;
 
 use check::Survey;
 use compressed::Unpacker;
-use file::ImageFile;
 use header::Header;
+use luks::Cipher;
 use meta::Meta;
 use ranges::Ranges;
 use refcounts::Refcounts;
 
-use crate::raw::regular_file;
+use crate::error::{corrupt, unsupported};
+use crate::file::ImageFile;
+use crate::image::OpenError;
 
 /// An open qcow2 image.
 pub struct Qcow2Disk {
@@ -74,6 +78,8 @@ pub struct Qcow2Disk {
     backing: Option<Arc<dyn DiskBackend>>,
     /// Size of the backing disk, 0 without one.
     backing_bytes: u64,
+    /// Of an encrypted image, which is only read.
+    cipher: Option<Cipher>,
     ranges: Ranges,
     meta: Mutex<Meta>,
     unpacker: Unpacker,
@@ -111,9 +117,41 @@ impl Qcow2Disk {
         Self::open_inner(file, read_only, Some(backing))
     }
 
+    /// As [`open`](Self::open), with what an image may need: its backing file's disk, and a password. An encrypted image
+    /// can only be read.
+    pub(crate) fn open_with(
+        file: File,
+        read_only: bool,
+        backing: Option<Arc<dyn DiskBackend>>,
+        password: Option<&Zeroizing<Vec<u8>>>,
+    ) -> Result<Self, OpenError> {
+        let file = ImageFile::open(file, read_only)?.padded();
+        let Some(place) = Header::read(&file)?.encryption else {
+            return Ok(Self::open_on(file, backing, None)?);
+        };
+        if !read_only {
+            let context = "an encrypted qcow2 image can only be read; convert it to write";
+            return Err(unsupported(context).into());
+        }
+        let password = password.ok_or(OpenError::PasswordNeeded)?;
+        let cipher = luks::unlock(&file, &place, password)?.ok_or(OpenError::PasswordWrong)?;
+        Ok(Self::open_on(file, backing, Some(cipher))?)
+    }
+
     fn open_inner(file: File, read_only: bool, backing: Option<Arc<dyn DiskBackend>>) -> Result<Self, BlockError> {
-        let file = ImageFile::open(file, read_only)?;
+        Self::open_on(ImageFile::open(file, read_only)?.padded(), backing, None)
+    }
+
+    fn open_on(
+        file: ImageFile,
+        backing: Option<Arc<dyn DiskBackend>>,
+        cipher: Option<Cipher>,
+    ) -> Result<Self, BlockError> {
+        let read_only = file.is_read_only();
         let mut header = Header::read(&file)?;
+        if header.encryption.is_some() != cipher.is_some() {
+            return Err(unsupported("an encrypted qcow2 image needs a password"));
+        }
         match (&header.backing_name, &backing) {
             (Some(name), None) => {
                 let context = format!("the image needs its backing file {name:?}, which was not given");
@@ -135,6 +173,7 @@ impl Qcow2Disk {
             file,
             backing,
             backing_bytes,
+            cipher,
             ranges: Ranges::default(),
             meta: Mutex::new(meta),
             unpacker,
@@ -168,7 +207,7 @@ impl Qcow2Disk {
 /// Checks what only writing needs, repairs, and takes features away that what is written next would make untrue.
 fn prepare_writing(header: &mut Header, file: &ImageFile) -> Result<Refcounts, BlockError> {
     if header.is_corrupt() {
-        return Err(layout::corrupt("the image says that it is corrupt; it can be opened read-only"));
+        return Err(corrupt("the image says that it is corrupt; it can be opened read-only"));
     }
     if header.is_dirty() {
         if header.autoclear & header::BITMAPS != 0 {
@@ -273,6 +312,8 @@ pub struct Qcow2Info {
     pub dirty: bool,
     /// The image says that it is corrupt.
     pub corrupt: bool,
+    /// The disk is encrypted.
+    pub encrypted: bool,
     /// The backing file as the image names it: to be shown, and opened only with the user's consent.
     pub backing_name: Option<String>,
     /// Its format as the image names it.
@@ -286,7 +327,7 @@ pub struct Qcow2Info {
 /// # Errors
 /// As [`Qcow2Disk::open`], for a reader.
 pub fn info(file: &File) -> Result<Qcow2Info, BlockError> {
-    let file = unlocked(file)?;
+    let file = ImageFile::borrowed(file)?.padded();
     let header = Header::read(&file)?;
     let (entries, _) = snapshots::read(&header, &file)?;
     Ok(Qcow2Info {
@@ -299,6 +340,7 @@ pub fn info(file: &File) -> Result<Qcow2Info, BlockError> {
         compression: header.compression,
         dirty: header.is_dirty(),
         corrupt: header.is_corrupt(),
+        encrypted: header.encryption.is_some(),
         backing_name: header.backing_name,
         backing_format: header.backing_format,
         snapshots: entries.into_iter().map(|entry| entry.snapshot).collect(),
@@ -311,13 +353,24 @@ pub fn info(file: &File) -> Result<Qcow2Info, BlockError> {
 /// # Errors
 /// `Corrupt` for tables that make no sense, `Unsupported` for an image too large to count, or the host's.
 pub fn check(file: &File) -> Result<CheckReport, BlockError> {
-    let file = unlocked(file)?;
+    let file = ImageFile::borrowed(file)?.padded();
     let header = Header::read(&file)?;
     Survey::take(&header, &file)?.compare()
 }
 
-fn unlocked(file: &File) -> Result<ImageFile, BlockError> {
-    let len_bytes = regular_file(file)?;
-    let file = file.try_clone().map_err(|error| BlockError::from_io("the image can not be examined", error))?;
-    Ok(ImageFile::unlocked(file, len_bytes, true))
+/// Counts who uses each cluster, writes new refcounts, takes the marks "dirty" and "corrupt" away, and says what a check
+/// then finds.
+///
+/// # Errors
+/// `Corrupt` for tables that make no sense, `Unsupported` for an image too large to count or with bitmaps, `InUse`,
+/// `ReadOnly`, or the host's.
+pub fn repair(file: File) -> Result<CheckReport, BlockError> {
+    let file = ImageFile::open(file, false)?.padded();
+    let mut header = Header::read(&file)?;
+    if header.autoclear & header::BITMAPS != 0 {
+        let context = "the image has bitmaps, so it can not be repaired here";
+        return Err(BlockError::new(BlockErrorKind::Unsupported, context));
+    }
+    check::repair(&mut header, &file)?;
+    Survey::take(&header, &file)?.compare()
 }

@@ -16,10 +16,13 @@
 use std::fs::File;
 use std::path::Path;
 
-use benchtop_block::{BlockError, BlockErrorKind, DiskInfo};
+use benchtop_block::BlockError;
 
-use crate::mapped::fields::{bytes_at, le32, le64, put};
-use crate::mapped::{ImageFile, Layout, MappedDisk, Place, Room, Slot, create, delegate_backend};
+use crate::error::{corrupt, unsupported};
+use crate::fields::{bytes_at, le32, le64, put};
+use crate::file::{ImageFile, new};
+use crate::image::{CheckReport, Facts};
+use crate::mapped::{self, Checked, Layout, MappedDisk, Place, Room, Slot, delegate_backend};
 
 const SIGNATURE: u32 = 0xbeda_107f;
 const VERSION: u32 = 0x0001_0001;
@@ -76,14 +79,6 @@ struct VdiLayout {
     blocks: u32,
 }
 
-fn unsupported(what: impl Into<String>) -> BlockError {
-    BlockError::new(BlockErrorKind::Unsupported, what)
-}
-
-fn corrupt(what: impl Into<String>) -> BlockError {
-    BlockError::new(BlockErrorKind::Corrupt, what)
-}
-
 impl VdiDisk {
     /// Takes an open descriptor, which must allow writing unless `read_only`, and locks the file as
     /// [`RawDisk::open`](crate::RawDisk::open) does. Needs up to 10 MiB of memory.
@@ -93,22 +88,33 @@ impl VdiDisk {
     /// the host's.
     pub fn open(file: File, read_only: bool) -> Result<Self, BlockError> {
         let file = ImageFile::open(file, read_only)?;
-        let header = file.read_metadata(0, HEADER_BYTES, "header")?;
+        let (header, layout) = read(&file)?;
         let size_bytes = le64(&header, field::DISK_BYTES);
-        let layout = parse(&header, size_bytes)?;
         // Only a writer must know which stored blocks are in use.
         let next = if read_only { 0 } else { count_stored(&file, &layout)? };
-        let info = DiskInfo {
-            size_bytes,
-            logical_block_bytes: 512,
-            physical_block_bytes: 4096,
-            read_only,
-            discard: file.discard_behavior(),
-            format: "vdi",
-        };
+        let info = file.disk_info(size_bytes, "vdi");
         let (block_bytes, end_bytes) = (layout.block_bytes, layout.offset_of(next));
-        Ok(Self { backend: MappedDisk::new(file, layout, info, block_bytes, end_bytes)? })
+        Ok(Self { backend: MappedDisk::new(file, layout, info, block_bytes, end_bytes) })
     }
+
+    /// See [`image::check`](crate::image::check).
+    pub(crate) fn check(&self) -> Result<CheckReport, BlockError> {
+        self.backend.check()
+    }
+}
+
+/// The header as it stands in the file, and what it says, checked.
+fn read(file: &ImageFile) -> Result<(Vec<u8>, VdiLayout), BlockError> {
+    let header = file.read_metadata(0, HEADER_BYTES, "header")?;
+    let layout = parse(&header, le64(&header, field::DISK_BYTES))?;
+    Ok((header, layout))
+}
+
+/// What [`image::info`](crate::image::info) tells.
+pub(crate) fn facts(file: &ImageFile) -> Result<Facts, BlockError> {
+    let (header, _) = read(file)?;
+    let variant = if le32(&header, field::TYPE) == 2 { "static" } else { "dynamic" };
+    Ok(Facts::new(le64(&header, field::DISK_BYTES), variant, false))
 }
 
 /// Checks a header. The disk's size is whole sectors and fits into the blocks when this succeeds.
@@ -248,7 +254,7 @@ impl Layout for VdiLayout {
 /// `OutOfRange` unless the size is a positive number of whole sectors, 16 TiB at most; the host's, with
 /// `AlreadyExists` as its cause where the name is taken.
 pub fn create(path: &Path, size_bytes: u64, kind: VdiKind) -> Result<File, BlockError> {
-    create::check_size(size_bytes, u64::from(MAX_BLOCKS) * u64::from(BLOCK_BYTES), "VDI")?;
+    new::check_size(size_bytes, u64::from(MAX_BLOCKS) * u64::from(BLOCK_BYTES), "VDI")?;
     // The check bounds it.
     let blocks = size_bytes.div_ceil(u64::from(BLOCK_BYTES)) as u32;
     let map_end = BLOCK_BYTES_ALIGN + u64::from(blocks) * 4;
@@ -273,18 +279,51 @@ pub fn create(path: &Path, size_bytes: u64, kind: VdiKind) -> Result<File, Block
     put(&mut header, field::DISK_BYTES, &size_bytes.to_le_bytes());
     put(&mut header, field::IMAGE_ID, &uuid::Uuid::new_v4().to_bytes_le());
     put(&mut header, field::SNAPSHOT_ID, &uuid::Uuid::new_v4().to_bytes_le());
-    create::create_file(path, |file| {
-        create::put_at(file, 0, &header)?;
+    new::create_file(path, |file| {
+        file.write_bytes(0, &header)?;
         // In pages, for the map may have 64 MiB.
         for first in (0..blocks).step_by(1024) {
             let entries = first..blocks.min(first + 1024);
             let page: Vec<u8> = entries
                 .flat_map(|block| if kind == VdiKind::Static { block } else { u32::MAX }.to_le_bytes())
                 .collect();
-            create::put_at(file, BLOCK_BYTES_ALIGN + u64::from(first) * 4, &page)?;
+            file.write_bytes(BLOCK_BYTES_ALIGN + u64::from(first) * 4, &page)?;
         }
-        create::set_len(file, data_bytes + u64::from(allocated) * u64::from(BLOCK_BYTES))
+        file.set_len(data_bytes + u64::from(allocated) * u64::from(BLOCK_BYTES))
     })
+}
+
+/// Makes the disk `size_bytes` long; see [`image::resize`](crate::image::resize). The map grows into the room before the
+/// data, and then the header's numbers change, in one sector.
+pub(crate) fn grow(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> {
+    let (mut header, layout) = read(file)?;
+    new::check_size(size_bytes, u64::from(MAX_BLOCKS) * u64::from(layout.block_bytes), "VDI")?;
+    // The check bounds it.
+    let blocks = (size_bytes.div_ceil(u64::from(layout.block_bytes)) as u32).max(layout.blocks);
+    if layout.map_bytes + u64::from(blocks) * 4 > layout.data_bytes {
+        let most = (layout.data_bytes - layout.map_bytes) / 4 * u64::from(layout.block_bytes);
+        let context = format!("the VDI image has room for a map of {most} bytes; convert it into a new one for more");
+        return Err(unsupported(context));
+    }
+    mapped::zero_tail(file, &layout, le64(&header, field::DISK_BYTES), layout.block_bytes)?;
+    let mut next = count_stored(file, &layout)?;
+    let is_static = le32(&header, field::TYPE) == 2;
+    let added: Vec<u8> = (layout.blocks..blocks)
+        .zip(next..)
+        .flat_map(|(_, stored)| if is_static { stored } else { u32::MAX }.to_le_bytes())
+        .collect();
+    if is_static {
+        next = next.saturating_add(blocks - layout.blocks);
+        file.grow(layout.offset_of(next))?;
+    }
+    file.write_bytes(layout.map_bytes + u64::from(layout.blocks) * 4, &added)?;
+    file.sync()?;
+    put(&mut header, field::DISK_BYTES, &size_bytes.to_le_bytes());
+    put(&mut header, field::BLOCKS, &blocks.to_le_bytes());
+    put(&mut header, field::ALLOCATED, &next.to_le_bytes());
+    let changed = header.get(field::DISK_BYTES..field::ALLOCATED + 4).unwrap_or_default();
+    file.write_bytes(field::DISK_BYTES as u64, changed)?;
+    file.sync()
 }
 
 /// What map and data of our images are aligned to, in bytes: blocks then lie well on every disk.

@@ -19,10 +19,13 @@ mod footer;
 use std::fs::File;
 use std::path::Path;
 
-use benchtop_block::{BlockError, BlockErrorKind, DiskBackend, DiskInfo};
+use benchtop_block::{BlockError, BlockErrorKind};
 
-use crate::mapped::flat::FlatDisk;
-use crate::mapped::{ImageFile, MappedDisk, create, delegate_backend};
+use crate::error::{corrupt, unsupported};
+use crate::file::{ImageFile, new};
+use crate::flat::FlatDisk;
+use crate::image::{CheckReport, Facts};
+use crate::mapped::{Checked, MappedDisk, delegate_backend};
 use dynamic::DynamicLayout;
 use footer::{FOOTER_BYTES, Footer, Kind};
 
@@ -41,18 +44,10 @@ pub enum VhdKind {
 
 /// An open VHD image.
 pub struct VhdDisk {
-    backend: Box<dyn DiskBackend>,
+    backend: Box<dyn Checked>,
 }
 
 delegate_backend!(VhdDisk);
-
-fn unsupported(what: impl Into<String>) -> BlockError {
-    BlockError::new(BlockErrorKind::Unsupported, what)
-}
-
-fn corrupt(what: impl Into<String>) -> BlockError {
-    BlockError::new(BlockErrorKind::Corrupt, what)
-}
 
 impl VhdDisk {
     /// Takes an open descriptor, which must allow writing unless `read_only`, and locks the file as
@@ -62,17 +57,13 @@ impl VhdDisk {
     /// `Unsupported` naming what is not built, `Corrupt` where the image contradicts itself or a checksum is wrong,
     /// `InUse`, `ReadOnly`, or the host's.
     pub fn open(file: File, read_only: bool) -> Result<Self, BlockError> {
-        let file = ImageFile::open(file, read_only)?;
+        Self::on(ImageFile::open(file, read_only)?)
+    }
+
+    pub(crate) fn on(file: ImageFile) -> Result<Self, BlockError> {
         let (footer, footer_bytes) = find_footer(&file)?;
-        let info = DiskInfo {
-            size_bytes: footer.size_bytes,
-            logical_block_bytes: 512,
-            physical_block_bytes: 4096,
-            read_only,
-            discard: file.discard_behavior(),
-            format: "vhd",
-        };
-        let backend: Box<dyn DiskBackend> = match footer.kind {
+        let info = file.disk_info(footer.size_bytes, "vhd");
+        let backend: Box<dyn Checked> = match footer.kind {
             Kind::Fixed => {
                 if footer_bytes < info.size_bytes {
                     let context = format!("a VHD disk of {} bytes does not fit before its footer", info.size_bytes);
@@ -83,17 +74,62 @@ impl VhdDisk {
             Kind::Dynamic => {
                 let layout = DynamicLayout::read(&file, &footer)?;
                 let (block_bytes, end_bytes) = (layout.block_bytes(), layout.first_room(footer_bytes));
-                Box::new(MappedDisk::new(file, layout, info, block_bytes, end_bytes)?)
+                Box::new(MappedDisk::new(file, layout, info, block_bytes, end_bytes))
             }
         };
         Ok(Self { backend })
     }
+
+    /// See [`image::check`](crate::image::check).
+    pub(crate) fn check(&self) -> Result<CheckReport, BlockError> {
+        self.backend.check()
+    }
+}
+
+/// What [`image::info`](crate::image::info) tells.
+pub(crate) fn facts(file: &ImageFile) -> Result<Facts, BlockError> {
+    let (footer, footer_bytes) = find_footer(file)?;
+    let variant = if footer.kind == Kind::Fixed { "fixed" } else { "dynamic" };
+    let lost = footer_bytes.checked_add(FOOTER_BYTES).is_none_or(|end| end > file.len_bytes());
+    Ok(Facts::new(footer.size_bytes, variant, lost))
+}
+
+/// Whether these bytes, `at` bytes into a file, are the footer of a fixed image.
+pub(crate) fn is_fixed_footer(bytes: &[u8], at: u64) -> bool {
+    Footer::parse(bytes).is_ok_and(|footer| footer.kind == Kind::Fixed && footer.size_bytes == at)
+}
+
+/// Makes the disk `size_bytes` long; see [`image::resize`](crate::image::resize). The footer's size changes last.
+pub(crate) fn grow(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> {
+    new::check_size(size_bytes, MAX_BYTES, "VHD")?;
+    restore_footer(file)?;
+    let (footer, _) = find_footer(file)?;
+    if footer.kind == Kind::Fixed {
+        return Err(unsupported("making a fixed VHD larger is not built; convert it into a new one"));
+    }
+    dynamic::grow(file, &footer, size_bytes)?;
+    let footer = footer.resized(size_bytes);
+    // The one at the end counts; the copy is for when that is lost.
+    for at in [file.len_bytes() - FOOTER_BYTES, 0] {
+        file.write_bytes(at, &footer.bytes)?;
+        file.sync()?;
+    }
+    Ok(())
+}
+
+/// Puts a lost footer back; see [`image::repair`](crate::image::repair).
+pub(crate) fn restore_footer(file: &ImageFile) -> Result<(), BlockError> {
+    let (footer, at) = find_footer(file)?;
+    if at.saturating_add(FOOTER_BYTES) > file.len_bytes() {
+        file.write_bytes(at.next_multiple_of(FOOTER_BYTES), &footer.bytes)?;
+    }
+    file.sync()
 }
 
 /// The footer, and where it is or would be. The copy at the start serves where the footer itself is damaged, as after
 /// a crash while the file grew.
 fn find_footer(file: &ImageFile) -> Result<(Footer, u64), BlockError> {
-    let file_bytes = file.len_bytes()?;
+    let file_bytes = file.len_bytes();
     if file_bytes < FOOTER_BYTES {
         return Err(corrupt("the file is too short for a VHD image"));
     }
@@ -116,12 +152,12 @@ fn find_footer(file: &ImageFile) -> Result<(Footer, u64), BlockError> {
 /// `OutOfRange` unless the size is a positive number of whole sectors, at most [`MAX_BYTES`]; the host's, with
 /// `AlreadyExists` as its cause where the name is taken.
 pub fn create(path: &Path, size_bytes: u64, kind: VhdKind) -> Result<File, BlockError> {
-    create::check_size(size_bytes, MAX_BYTES, "VHD")?;
-    create::create_file(path, |file| match kind {
+    new::check_size(size_bytes, MAX_BYTES, "VHD")?;
+    new::create_file(path, |file| match kind {
         VhdKind::Fixed => {
             let footer = Footer::new(Kind::Fixed, size_bytes);
-            create::set_len(file, size_bytes)?;
-            create::put_at(file, size_bytes, &footer.bytes)
+            file.set_len(size_bytes)?;
+            file.write_bytes(size_bytes, &footer.bytes)
         }
         VhdKind::Dynamic => dynamic::write_new(file, size_bytes),
     })

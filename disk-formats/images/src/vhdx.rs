@@ -27,8 +27,12 @@ use std::fs::File;
 
 use benchtop_block::{BlockError, BlockErrorKind, DiskInfo};
 
-use crate::mapped::{ImageFile, MappedDisk, delegate_backend};
-use layout::VhdxLayout;
+use crate::error::{corrupt, unsupported};
+use crate::fields::put;
+use crate::file::ImageFile;
+use crate::image::{CheckReport, Facts};
+use crate::mapped::{Checked, Layout as _, MappedDisk, delegate_backend, zero_tail};
+use layout::{PAGE_BYTES, VhdxLayout};
 pub use new::{VhdxKind, create};
 
 /// What regions and blocks are aligned to, in bytes.
@@ -43,14 +47,6 @@ pub struct VhdxDisk {
 }
 
 delegate_backend!(VhdxDisk);
-
-fn unsupported(what: impl Into<String>) -> BlockError {
-    BlockError::new(BlockErrorKind::Unsupported, what)
-}
-
-fn corrupt(what: impl Into<String>) -> BlockError {
-    BlockError::new(BlockErrorKind::Corrupt, what)
-}
 
 impl VhdxDisk {
     /// Takes an open descriptor, which must allow writing unless `read_only`, and locks the file as
@@ -74,10 +70,63 @@ impl VhdxDisk {
             discard: file.discard_behavior(),
             format: "vhdx",
         };
-        let end_bytes = file.len_bytes()?.next_multiple_of(MIB);
+        let end_bytes = file.len_bytes().next_multiple_of(MIB);
         let layout = VhdxLayout::new(headers, regions, &facts)?;
-        Ok(Self { backend: MappedDisk::new(file, layout, info, facts.block_bytes, end_bytes)? })
+        Ok(Self { backend: MappedDisk::new(file, layout, info, facts.block_bytes, end_bytes) })
     }
+
+    /// See [`image::check`](crate::image::check).
+    pub(crate) fn check(&self) -> Result<CheckReport, BlockError> {
+        self.backend.check()
+    }
+}
+
+/// What [`image::info`](crate::image::info) tells. A log that must be replayed is left alone, which what is asked for
+/// here does not depend on in images that were not being resized.
+pub(crate) fn facts(file: &ImageFile) -> Result<Facts, BlockError> {
+    let headers = header::read_headers(file)?;
+    let regions = header::read_regions(file, &headers.current)?;
+    let facts = metadata::read(file, &regions)?;
+    let variant = if facts.leave_allocated { "fixed" } else { "dynamic" };
+    Ok(Facts::new(facts.size_bytes, variant, headers.current.log != [0; 16]))
+}
+
+/// Makes the disk `size_bytes` long; see [`image::resize`](crate::image::resize). The size goes through the log.
+pub(crate) fn grow(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> {
+    crate::file::new::check_size(size_bytes, MAX_BYTES, "VHDX")?;
+    let mut headers = header::read_headers(file)?;
+    log::replay(file, &mut headers)?;
+    let regions = header::read_regions(file, &headers.current)?;
+    let facts = metadata::read(file, &regions)?;
+    if facts.leave_allocated {
+        return Err(unsupported("making a fixed VHDX larger is not built; convert it into a new one"));
+    }
+    if !size_bytes.is_multiple_of(u64::from(facts.logical_sector_bytes)) {
+        let context = format!("{size_bytes} bytes are not whole sectors of {}", facts.logical_sector_bytes);
+        return Err(BlockError::new(BlockErrorKind::OutOfRange, context));
+    }
+    let larger = metadata::Facts { size_bytes, ..facts };
+    let (first, end) = (layout::count_entries(&facts) * 8, layout::count_entries(&larger) * 8);
+    if end > regions.bat.len {
+        let context = "the VHDX image has no room for a longer block table; convert it into a new one";
+        return Err(unsupported(context));
+    }
+    let page_at = facts.size_at - facts.size_at % PAGE_BYTES;
+    let in_page = (facts.size_at - page_at) as usize;
+    if in_page + 8 > PAGE_BYTES as usize {
+        return Err(unsupported("a VHDX disk size that two sectors hold is not built"));
+    }
+    let bat = regions.bat.start;
+    let layout = VhdxLayout::new(headers, regions, &larger)?;
+    zero_tail(file, &layout, facts.size_bytes, facts.block_bytes)?;
+    // Nobody looked at these entries so far.
+    file.zero(bat + first, end - first)?;
+    file.sync()?;
+    let mut page = file.read_metadata(page_at, PAGE_BYTES as usize, "metadata")?;
+    put(&mut page, in_page, &size_bytes.to_le_bytes());
+    layout.begin(file)?;
+    layout.change(file, &[(page_at, &page)])?;
+    layout.close(file)
 }
 
 #[cfg(test)]

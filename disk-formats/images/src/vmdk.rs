@@ -3,9 +3,9 @@
 //! ```text
 //!   monolithicSparse       header · descriptor · grain tables (twice) · grains          read, write, create
 //!   streamOptimized        header · descriptor · (marker · grain, deflated)… · footer   read; written once by export
-//!   monolithicFlat         descriptor file, names one flat file                         read, write
-//!   twoGbMaxExtentSparse   descriptor file, names sparse files                          read, write
-//!   twoGbMaxExtentFlat     descriptor file, names flat files                            read, write
+//!   monolithicFlat         descriptor file, names one flat file                         read, write, create
+//!   twoGbMaxExtentSparse   descriptor file, names sparse files                          read, write, create
+//!   twoGbMaxExtentFlat     descriptor file, names flat files                            read, write, create
 //! ```
 //!
 //! Source: VMware's "Virtual Disk Format" 1.1 and 5.0 technical notes. All numbers are little-endian.
@@ -20,19 +20,25 @@
 mod concat;
 mod descriptor;
 mod export;
+mod maintain;
+mod new;
 mod sparse;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::Path;
 
-use benchtop_block::{BlockError, BlockErrorKind, DiskBackend, DiskInfo, SECTOR_BYTES};
+use benchtop_block::{BlockError, SECTOR_BYTES};
 
-use crate::mapped::flat::FlatDisk;
-use crate::mapped::{ImageFile, MappedDisk, create, delegate_backend};
+use crate::error::{corrupt, unsupported};
+use crate::file::ImageFile;
+use crate::flat::FlatDisk;
+use crate::image::{CheckReport, Facts};
+use crate::mapped::{Checked, MappedDisk, delegate_backend};
 use concat::{ConcatDisk, Part};
 use descriptor::{Descriptor, ExtentStorage};
 pub use export::export_stream_optimized;
+pub(crate) use maintain::{grow, repair};
+pub use new::{VmdkKind, create};
 use sparse::SparseLayout;
 
 /// The longest descriptor that is read, in bytes.
@@ -43,18 +49,10 @@ pub const MAX_BYTES: u64 = 2040 << 30;
 
 /// An open VMDK image.
 pub struct VmdkDisk {
-    backend: Box<dyn DiskBackend>,
+    backend: Box<dyn Checked>,
 }
 
 delegate_backend!(VmdkDisk);
-
-fn unsupported(what: impl Into<String>) -> BlockError {
-    BlockError::new(BlockErrorKind::Unsupported, what)
-}
-
-fn corrupt(what: impl Into<String>) -> BlockError {
-    BlockError::new(BlockErrorKind::Corrupt, what)
-}
 
 /// What the first file of an image is.
 enum First {
@@ -63,7 +61,7 @@ enum First {
 }
 
 fn examine(file: &ImageFile) -> Result<First, BlockError> {
-    let file_bytes = file.len_bytes()?;
+    let file_bytes = file.len_bytes();
     let start = file.read_bytes(0, file_bytes.min(SECTOR_BYTES) as usize)?;
     if start.starts_with(sparse::MAGIC) {
         return Ok(First::Sparse);
@@ -87,8 +85,7 @@ fn examine(file: &ImageFile) -> Result<First, BlockError> {
 /// # Errors
 /// As [`VmdkDisk::open`].
 pub fn extent_names(file: &File) -> Result<Vec<String>, BlockError> {
-    let file = file.try_clone().map_err(|error| BlockError::from_io("the image can not be examined", error))?;
-    match examine(&ImageFile::open_unlocked(file, true)?)? {
+    match examine(&ImageFile::borrowed(file)?)? {
         First::Sparse => Ok(Vec::new()),
         First::Descriptor(descriptor) => Ok(descriptor.names().map(str::to_owned).collect()),
     }
@@ -117,10 +114,30 @@ impl VmdkDisk {
             }
         }
     }
+
+    /// See [`image::check`](crate::image::check).
+    pub(crate) fn check(&self) -> Result<CheckReport, BlockError> {
+        self.backend.check()
+    }
+}
+
+/// What [`image::info`](crate::image::info) tells.
+pub(crate) fn facts(file: &ImageFile) -> Result<Facts, BlockError> {
+    match examine(file)? {
+        First::Sparse => {
+            let (layout, sectors) = SparseLayout::read(file, true)?;
+            Ok(Facts::new(sectors * SECTOR_BYTES, layout.create_type(), layout.is_unclean()))
+        }
+        First::Descriptor(descriptor) => {
+            let sectors: u64 = descriptor.extents.iter().map(|extent| extent.sectors).sum();
+            let extents = descriptor.names().map(str::to_owned).collect();
+            Ok(Facts { extents, ..Facts::new(sectors * SECTOR_BYTES, descriptor.create_type, false) })
+        }
+    }
 }
 
 /// Opens a sparse file: a whole image, or the extent of `extent_sectors` of one.
-fn open_sparse(file: ImageFile, extent_sectors: Option<u64>) -> Result<Box<dyn DiskBackend>, BlockError> {
+fn open_sparse(file: ImageFile, extent_sectors: Option<u64>) -> Result<Box<dyn Checked>, BlockError> {
     let read_only = file.is_read_only();
     let (layout, size_sectors) = SparseLayout::read(&file, extent_sectors.is_none())?;
     if extent_sectors.is_some_and(|sectors| sectors > size_sectors) {
@@ -131,16 +148,9 @@ fn open_sparse(file: ImageFile, extent_sectors: Option<u64>) -> Result<Box<dyn D
     if layout.is_compressed() && !read_only {
         return Err(unsupported("a streamOptimized VMDK can only be read; convert it to write"));
     }
-    let info = DiskInfo {
-        size_bytes,
-        logical_block_bytes: 512,
-        physical_block_bytes: 4096,
-        read_only,
-        discard: file.discard_behavior(),
-        format: "vmdk",
-    };
-    let (grain_bytes, end_bytes) = (layout.grain_bytes(), file.len_bytes()?);
-    Ok(Box::new(MappedDisk::new(file, layout, info, grain_bytes, end_bytes)?))
+    let info = file.disk_info(size_bytes, "vmdk");
+    let (grain_bytes, end_bytes) = (layout.grain_bytes(), file.len_bytes());
+    Ok(Box::new(MappedDisk::new(file, layout, info, grain_bytes, end_bytes)))
 }
 
 /// Opens all extents of a descriptor file.
@@ -148,7 +158,7 @@ fn open_extents(
     file: ImageFile,
     descriptor: &Descriptor,
     open_extent: &mut dyn FnMut(&str) -> Result<File, BlockError>,
-) -> Result<Box<dyn DiskBackend>, BlockError> {
+) -> Result<Box<dyn Checked>, BlockError> {
     let read_only = file.is_read_only();
     if !read_only && descriptor.extents.iter().any(|extent| extent.read_only) {
         return Err(unsupported("a VMDK with extents that may only be read can not be written"));
@@ -163,15 +173,8 @@ fn open_extents(
             }
             ExtentStorage::Flat { name, start_sectors } => {
                 let part = ImageFile::open(open_extent(name)?, read_only)?;
-                let info = DiskInfo {
-                    size_bytes: extent.sectors * SECTOR_BYTES,
-                    logical_block_bytes: 512,
-                    physical_block_bytes: 4096,
-                    read_only,
-                    discard: part.discard_behavior(),
-                    format: "vmdk",
-                };
-                Some(Box::new(FlatDisk::new(part, start_sectors * SECTOR_BYTES, info)?) as Box<dyn DiskBackend>)
+                let info = part.disk_info(extent.sectors * SECTOR_BYTES, "vmdk");
+                Some(Box::new(FlatDisk::new(part, start_sectors * SECTOR_BYTES, info)?) as Box<dyn Checked>)
             }
             ExtentStorage::Sparse { name } => {
                 Some(open_sparse(ImageFile::open(open_extent(name)?, read_only)?, Some(extent.sectors))?)
@@ -183,21 +186,6 @@ fn open_extents(
         return Err(unsupported("a VMDK with extents of nothing but zeroes can not be written"));
     }
     Ok(Box::new(ConcatDisk::new(parts, read_only, file, descriptor.content_id_at)))
-}
-
-/// Creates a monolithicSparse image of `size_bytes` zeroes and opens it for reading and writing. It appears under its
-/// name complete and durable, or not at all; a file that exists is never replaced.
-///
-/// # Errors
-/// `OutOfRange` unless the size is a positive number of whole sectors, at most [`MAX_BYTES`]; `Unsupported` for a name
-/// that a descriptor can not hold; the host's, with `AlreadyExists` as its cause where the name is taken.
-pub fn create(path: &Path, size_bytes: u64) -> Result<File, BlockError> {
-    create::check_size(size_bytes, MAX_BYTES, "VMDK")?;
-    let name = path.file_name().and_then(|name| name.to_str()).filter(|name| descriptor::is_plain_name(name));
-    let Some(name) = name else {
-        return Err(unsupported(format!("a VMDK can not be called that: {}", path.display())));
-    };
-    create::create_file(path, |file| sparse::write_new(file, name, size_bytes / SECTOR_BYTES))
 }
 
 #[cfg(test)]

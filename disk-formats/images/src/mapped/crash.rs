@@ -1,103 +1,16 @@
 //! Power cuts on paper: what a thread does to its image file is recorded, and every prefix of it, with any part of
 //! what was not synced, must open and hold what flushes promised and nothing that was never written there.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 
 use benchtop_block::conformance::{Sequence, read, write};
 use benchtop_block::{BlockError, DiskBackend};
-use benchtop_memory::VolatileSlice;
 
-#[derive(Clone, Debug)]
-enum Event {
-    Write(u64, Vec<u8>),
-    Zero(u64, u64),
-    SetLen(u64),
-    Sync,
-    /// A step of the workload began.
-    Step,
-    /// A step of the workload ended.
-    Done,
-}
-
-#[derive(Debug, Default)]
-struct Recorder {
-    events: Option<Vec<Event>>,
-    /// Syncs that succeed before one fails.
-    fail_sync: Option<u64>,
-    /// Syncs are only noted: nothing here outlives the process, and thousands of them take minutes.
-    unsynced: bool,
-}
-
-thread_local! {
-    static RECORDER: RefCell<Recorder> = RefCell::new(Recorder::default());
-}
-
-fn record(event: impl FnOnce() -> Event) {
-    RECORDER.with_borrow_mut(|recorder| {
-        if let Some(events) = &mut recorder.events {
-            events.push(event());
-        }
-    });
-}
-
-pub(super) fn record_write(offset_bytes: u64, from: &[VolatileSlice<'_>]) {
-    record(|| {
-        let mut bytes = Vec::new();
-        for slice in from {
-            let start = bytes.len();
-            bytes.resize(start + slice.len(), 0);
-            slice.copy_to(&mut bytes[start..]);
-        }
-        Event::Write(offset_bytes, bytes)
-    });
-}
-
-pub(super) fn record_zero(offset_bytes: u64, len_bytes: u64) {
-    record(|| Event::Zero(offset_bytes, len_bytes));
-}
-
-pub(super) fn record_set_len(len_bytes: u64) {
-    record(|| Event::SetLen(len_bytes));
-}
-
-pub(super) fn record_sync() {
-    record(|| Event::Sync);
-}
-
-/// Whether this sync is the one to fail.
-pub(super) fn sync_fails() -> bool {
-    RECORDER.with_borrow_mut(|recorder| match &mut recorder.fail_sync {
-        Some(0) => {
-            recorder.fail_sync = None;
-            true
-        }
-        Some(left) => {
-            *left -= 1;
-            false
-        }
-        None => false,
-    })
-}
-
-/// From here on this thread's syncs do not reach the host.
-pub(crate) fn without_syncs() {
-    RECORDER.with_borrow_mut(|recorder| recorder.unsynced = true);
-}
-
-/// Whether syncs reach the host.
-pub(super) fn sync_is_real() -> bool {
-    RECORDER.with_borrow(|recorder| !recorder.unsynced)
-}
-
-/// Lets the sync of this thread after `count` others fail.
-pub(crate) fn fail_sync_after(count: u64) {
-    RECORDER.with_borrow_mut(|recorder| recorder.fail_sync = Some(count));
-}
+use crate::file::recording::{self, Event, record, without_syncs};
 
 /// A file as it may be after a cut. Where the host is not `honest` its syncs do nothing.
-fn after_cut(initial: &[u8], events: &[Event], honest: bool, sequence: &mut Sequence) -> Vec<u8> {
+pub(crate) fn after_cut(initial: &[u8], events: &[Event], honest: bool, sequence: &mut Sequence) -> Vec<u8> {
     let synced =
         if !honest { 0 } else { events.iter().rposition(|event| matches!(event, Event::Sync)).map_or(0, |at| at + 1) };
     let mut bytes = initial.to_vec();
@@ -193,7 +106,7 @@ fn check_seed(
     let mut sequence = Sequence::new(seed);
     let mut file = tempfile::tempfile().unwrap();
     write_sparse(&mut file, initial);
-    RECORDER.with_borrow_mut(|recorder| recorder.events = Some(Vec::new()));
+    recording::start();
     let disk = open(file).unwrap();
     let tracked = sectors(disk.info().size_bytes, stride_bytes);
     let mut ops = Vec::new();
@@ -220,7 +133,7 @@ fn check_seed(
         ops.push(op);
     }
     drop(disk);
-    let events = RECORDER.with_borrow_mut(|recorder| recorder.events.take()).unwrap();
+    let events = recording::take();
     for cut in 0..=events.len() {
         for _ in 0..3 {
             let bytes = after_cut(initial, &events[..cut], honest, &mut sequence);

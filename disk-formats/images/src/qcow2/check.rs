@@ -4,10 +4,12 @@ use std::collections::HashSet;
 
 use benchtop_block::{BlockError, BlockErrorKind};
 
-use super::file::ImageFile;
-use super::header::{DIRTY, Header, MAX_REFCOUNT_TABLE_BYTES, check_l1};
-use super::layout::{COPIED, Entry, Layout, OFFSET_MASK, be64, corrupt};
+use super::header::{CORRUPT, DIRTY, Header, MAX_REFCOUNT_TABLE_BYTES, check_l1};
+use super::layout::{COPIED, Entry, Layout, OFFSET_MASK};
 use super::snapshots;
+use crate::error::corrupt;
+use crate::fields::be64;
+use crate::file::ImageFile;
 
 /// Clusters of a file that can be counted: 256 MiB of counts, or 4 TiB of clusters of the usual 64 KiB.
 const MAX_CLUSTERS: u64 = 64 << 20;
@@ -30,7 +32,7 @@ pub struct CheckReport {
 pub(super) struct Survey<'a> {
     header: &'a Header,
     file: &'a ImageFile,
-    pub counts: Vec<u32>,
+    counts: Vec<u32>,
     budget: u64,
 }
 
@@ -49,6 +51,9 @@ impl<'a> Survey<'a> {
         let mut survey = Self { header, file, counts: vec![0; clusters as usize + 1], budget };
         survey.count(0, 1)?;
         survey.count_tree(header.l1_offset, header.l1_entries)?;
+        if let Some(keys) = header.encryption {
+            survey.count(keys.start, keys.len)?;
+        }
         let (entries, len) = snapshots::read(header, file)?;
         survey.count(header.snapshots_offset, len)?;
         for entry in entries {
@@ -56,6 +61,14 @@ impl<'a> Survey<'a> {
             survey.count_tree(entry.l1_offset, entry.l1_entries)?;
         }
         Ok(survey)
+    }
+
+    /// The counts, without the cluster behind the end of the file where that is unused.
+    pub fn into_counts(mut self) -> Vec<u32> {
+        if self.counts.last() == Some(&0) {
+            self.counts.pop();
+        }
+        self.counts
     }
 
     /// Counts a use of each cluster of a range of the file.
@@ -251,20 +264,31 @@ pub(super) fn repair(header: &mut Header, file: &ImageFile) -> Result<(), BlockE
     };
     let mut survey = Survey::take(header, file).map_err(advice)?;
     survey.marks(true).map_err(advice)?;
-    if survey.counts.last() == Some(&0) {
-        survey.counts.pop();
-    }
-    let (offset, clusters) = write_refcounts(&header.layout, &survey.counts, file).map_err(advice)?;
+    let counts = survey.into_counts();
+    header.incompatible &= !(DIRTY | CORRUPT);
+    switch_refcounts(header, counts, file).map_err(advice)
+}
+
+/// Writes refcounts for `counts`, and then makes the header name them and what else of `header` changed with them: the
+/// L1 table and the incompatible features. The old refcounts' clusters become free.
+///
+/// # Errors
+/// As [`write_refcounts`].
+pub(super) fn switch_refcounts(header: &mut Header, counts: Vec<u32>, file: &ImageFile) -> Result<(), BlockError> {
+    let (offset, clusters) = write_refcounts(&header.layout, &counts, file)?;
     file.sync()?;
-    let mut fields = offset.to_be_bytes().to_vec();
+    (header.refcount_table_offset, header.refcount_table_clusters) = (offset, clusters);
+    // At most MAX_L1_BYTES / 8, and MAX_REFCOUNT_TABLE_BYTES in clusters.
+    let mut fields = (header.l1_entries as u32).to_be_bytes().to_vec();
+    fields.extend(header.l1_offset.to_be_bytes());
+    fields.extend(offset.to_be_bytes());
     fields.extend((clusters as u32).to_be_bytes());
     fields.extend(header.snapshots.to_be_bytes());
     fields.extend(header.snapshots_offset.to_be_bytes());
-    fields.extend((header.incompatible & !DIRTY).to_be_bytes());
-    // 32 bytes of one sector: all of them or none.
-    file.write_bytes(48, &fields)?;
-    file.sync()?;
-    header.incompatible &= !DIRTY;
-    (header.refcount_table_offset, header.refcount_table_clusters) = (offset, clusters);
-    Ok(())
+    if header.layout.version >= 3 {
+        fields.extend(header.incompatible.to_be_bytes());
+    }
+    // 44 bytes of one sector: all of them or none.
+    file.write_bytes(36, &fields)?;
+    file.sync()
 }

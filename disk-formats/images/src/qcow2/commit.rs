@@ -11,7 +11,6 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use benchtop_block::BlockError;
-use benchtop_block::file::Durability;
 use benchtop_memory::VolatileSlice;
 
 use super::Qcow2Disk;
@@ -45,7 +44,7 @@ impl Qcow2Disk {
             for run in unused.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
                 let bits = self.header.layout.cluster_bits;
                 let start = run.first().copied().unwrap_or(0) << bits;
-                self.file.punch(start, (run.len() as u64) << bits);
+                self.file.give_room_back(start, (run.len() as u64) << bits);
             }
             self.meta.lock().give_back(&batch.frees, &self.file);
         }
@@ -105,7 +104,7 @@ impl Qcow2Disk {
             let mut at = range.start;
             while at < range.end {
                 let mut bytes = self.file.read_bytes(at, (range.end - at).min(REWRITE_BYTES) as usize)?;
-                self.file.write(at, &[VolatileSlice::from(&mut bytes[..])], Durability::Accepted)?;
+                self.file.write(at, &[VolatileSlice::from(&mut bytes[..])])?;
                 at += bytes.len() as u64;
             }
             Ok(())

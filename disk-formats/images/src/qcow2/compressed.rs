@@ -8,9 +8,10 @@ use flate2::{Decompress, FlushDecompress};
 use parking_lot::Mutex;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::file::ImageFile;
 use super::header::Compression;
-use super::layout::{Compressed, Layout, corrupt};
+use super::layout::{Compressed, Layout};
+use crate::error::corrupt;
+use crate::file::ImageFile;
 
 /// Unpacked clusters that are kept, in bytes; at least one. Guests read in smaller pieces than clusters.
 const KEPT_BYTES: u64 = 2 << 20;

@@ -1,22 +1,22 @@
 //! New images.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 
-use benchtop_block::{BlockError, BlockErrorKind, SECTOR_BYTES};
+use benchtop_block::{BlockError, BlockErrorKind};
 
 use super::check::write_refcounts;
-use super::file::ImageFile;
 use super::header::{
     CLUSTER_BITS, EXTENDED_L2, EXTENSION_BACKING_FORMAT, HEADER_3_BYTES, MAX_L1_BYTES, MIN_EXTENDED_CLUSTER_BITS,
 };
 use super::layout::Layout;
+use crate::fields::put;
+use crate::file::{ImageFile, new};
 
 /// What a new image is like. It is of version 3.
 #[derive(Clone, Debug)]
 pub struct CreateOptions {
-    /// Size of the disk, a positive multiple of [`SECTOR_BYTES`].
+    /// Size of the disk, a positive multiple of [`SECTOR_BYTES`](benchtop_block::SECTOR_BYTES).
     pub size_bytes: u64,
     /// A cluster: a power of two from 512 bytes to 2 MiB; with `extended_l2` from 16 KiB. Usually 64 KiB.
     pub cluster_bytes: u64,
@@ -36,10 +36,7 @@ impl CreateOptions {
 
     fn layout(&self) -> Result<Layout, BlockError> {
         let refuse = |context: String| Err(BlockError::new(BlockErrorKind::OutOfRange, context));
-        if self.size_bytes == 0 || !self.size_bytes.is_multiple_of(SECTOR_BYTES) {
-            let size = self.size_bytes;
-            return refuse(format!("{size} bytes is not a positive number of {SECTOR_BYTES}-byte sectors"));
-        }
+        new::check_size(self.size_bytes, u64::MAX, "qcow2")?;
         let cluster_bits = self.cluster_bytes.trailing_zeros();
         let least = if self.extended_l2 { MIN_EXTENDED_CLUSTER_BITS } else { *CLUSTER_BITS.start() };
         if !self.cluster_bytes.is_power_of_two() || !(least..=*CLUSTER_BITS.end()).contains(&cluster_bits) {
@@ -98,12 +95,6 @@ impl CreateOptions {
     }
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
-    if let Some(place) = bytes.get_mut(at..at + value.len()) {
-        place.copy_from_slice(value);
-    }
-}
-
 /// Creates an image of zeroes, or of what its backing file holds, and opens it for reading and writing. It appears
 /// under its name complete and durable, or not at all; a file that exists is never replaced.
 ///
@@ -112,64 +103,5 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 /// name is taken.
 pub fn create(path: &Path, options: &CreateOptions) -> Result<File, BlockError> {
     let layout = options.layout()?;
-    let failed = |error| BlockError::from_io(format!("the image can not be created: {}", path.display()), error);
-    let temporary = temporary_name(path).map_err(failed)?;
-    let mut open = OpenOptions::new();
-    open.read(true).write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut open, 0o600);
-    let file = ImageFile::unlocked(open.open(&temporary).map_err(failed)?, 0, false);
-    let unfinished = Unfinished(&temporary);
-    options.write(&layout, &file)?;
-    let file = file.into_inner();
-    file.sync_all()
-        .and_then(|()| rename_new(&temporary, path))
-        .and_then(|()| sync_directory(path).inspect_err(|_error| std::fs::remove_file(path).unwrap_or_default()))
-        .map_err(failed)?;
-    drop(unfinished);
-    Ok(file)
-}
-
-/// Removes a temporary name when it has served.
-struct Unfinished<'a>(&'a Path);
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        // After a rename it is gone, and a failure to clean up must not hide the error that led here.
-        std::fs::remove_file(self.0).unwrap_or_default();
-    }
-}
-
-/// A name in the same directory that nobody else uses: hidden, with this process's number.
-fn temporary_name(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.new", std::process::id()));
-    Ok(path.with_file_name(temporary))
-}
-
-/// Gives a file its name unless that is taken. File systems without the rename that refuses have hard links.
-#[cfg(target_os = "linux")]
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    use rustix::io::Errno;
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS) => std::fs::hard_link(from, to),
-        result => result.map_err(io::Error::from),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    std::fs::hard_link(from, to)
-}
-
-/// Makes the name of a file durable.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    if cfg!(windows) {
-        return Ok(());
-    }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
+    new::create_file(path, |file| options.write(&layout, file))
 }

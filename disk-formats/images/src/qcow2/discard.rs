@@ -44,15 +44,11 @@ impl Qcow2Disk {
     /// Discards a range of few clusters, all of which the caller holds alone.
     fn discard_step(&self, start: u64, end: u64) -> Result<(), BlockError> {
         let layout = &self.header.layout;
-        let mut at = start;
-        while at < end {
-            let cluster = at >> layout.cluster_bits;
+        for (cluster, part) in layout.clusters(start, end) {
             let cluster_start = cluster << layout.cluster_bits;
-            let stop = (cluster_start + layout.cluster_bytes()).min(end);
-            for rest in self.discard_cluster(cluster, at - cluster_start, stop - cluster_start)? {
+            for rest in self.discard_cluster(cluster, part.start, part.end)? {
                 self.write_zeroes(cluster_start + rest.start, cluster_start + rest.end)?;
             }
-            at = stop;
         }
         Ok(())
     }

@@ -2,10 +2,13 @@
 //!
 //! Source: "Qcow2 Image File Format" of the QEMU project, sections Header, Additional fields and Header extensions.
 
-use benchtop_block::{BlockError, BlockErrorKind, SECTOR_BYTES};
+use benchtop_block::{BlockError, SECTOR_BYTES};
 
-use super::file::ImageFile;
-use super::layout::{Layout, MAX_HOST_BYTES, be32, be64, corrupt};
+use super::layout::{Layout, MAX_HOST_BYTES};
+use super::luks;
+use crate::error::{corrupt, unsupported};
+use crate::fields::{be32, be64};
+use crate::file::ImageFile;
 
 /// Largest L1 table that is opened, in bytes; QEMU's limit, too.
 pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
@@ -20,7 +23,7 @@ const MAX_BACKING_NAME_BYTES: u64 = 1023;
 
 /// Incompatible features, by bit.
 pub(super) const DIRTY: u64 = 1;
-const CORRUPT: u64 = 1 << 1;
+pub(super) const CORRUPT: u64 = 1 << 1;
 const EXTERNAL_DATA: u64 = 1 << 2;
 const COMPRESSION: u64 = 1 << 3;
 pub(super) const EXTENDED_L2: u64 = 1 << 4;
@@ -34,6 +37,9 @@ pub(super) const HEADER_3_BYTES: usize = 104;
 /// The end of the extensions, and the one that names the backing file's format.
 const EXTENSION_END: u32 = 0;
 pub(super) const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
+
+/// The one that says where the keys of an encrypted image are.
+const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 
 /// How compressed clusters are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +68,8 @@ pub(super) struct Header {
     /// As written in the image; to be shown, never to be opened.
     pub backing_name: Option<String>,
     pub backing_format: Option<String>,
-}
-
-fn unsupported(context: impl Into<String>) -> BlockError {
-    BlockError::new(BlockErrorKind::Unsupported, context)
+    /// Where the LUKS header is, in an image that is encrypted.
+    pub encryption: Option<luks::Place>,
 }
 
 impl Header {
@@ -107,8 +111,11 @@ impl Header {
         if extended && cluster_bits < MIN_EXTENDED_CLUSTER_BITS {
             return Err(corrupt("the clusters are too small for extended L2 entries"));
         }
-        if be32(first, 32) != 0 {
-            return Err(unsupported("encrypted qcow2 images are not supported"));
+        let method = be32(first, 32);
+        match method {
+            0 | 2 => {}
+            1 => return Err(unsupported("qcow2 images encrypted with the old AES method are not supported")),
+            _ => return Err(unsupported(format!("qcow2 images encrypted by method {method} are not supported"))),
         }
         let size_bytes = be64(first, 24);
         let mut header = Self {
@@ -125,9 +132,15 @@ impl Header {
             compression,
             backing_name: None,
             backing_format: None,
+            encryption: None,
         };
         header.check_tables(file_bytes)?;
-        header.read_names(first, header_bytes)?;
+        header.read_extensions(first, header_bytes)?;
+        if method == 2 {
+            header.check_encryption(file_bytes)?;
+        } else {
+            header.encryption = None;
+        }
         Ok(header)
     }
 
@@ -185,7 +198,22 @@ impl Header {
         Ok(())
     }
 
-    fn read_names(&mut self, first: &[u8], header_bytes: usize) -> Result<(), BlockError> {
+    fn check_encryption(&self, file_bytes: u64) -> Result<(), BlockError> {
+        let Some(luks::Place { start, len }) = self.encryption else {
+            return Err(corrupt("the image is encrypted and does not say where its keys are"));
+        };
+        let end = start.checked_add(len);
+        if start == 0
+            || len == 0
+            || !start.is_multiple_of(self.layout.cluster_bytes())
+            || end.is_none_or(|end| end > file_bytes.next_multiple_of(self.layout.cluster_bytes()))
+        {
+            return Err(corrupt(format!("the image's keys are said to be at {start:#x}, {len:#x} bytes")));
+        }
+        Ok(())
+    }
+
+    fn read_extensions(&mut self, first: &[u8], header_bytes: usize) -> Result<(), BlockError> {
         let (offset, len) = (be64(first, 8), u64::from(be32(first, 16)));
         let mut limit = first.len();
         if offset != 0 {
@@ -210,6 +238,9 @@ impl Header {
             };
             if kind == EXTENSION_BACKING_FORMAT {
                 self.backing_format = Some(String::from_utf8_lossy(content).into_owned());
+            }
+            if kind == EXTENSION_ENCRYPTION && content.len() >= 16 {
+                self.encryption = Some(luks::Place { start: be64(content, 0), len: be64(content, 8) });
             }
             at += len.next_multiple_of(8);
         }
@@ -258,6 +289,8 @@ pub(super) fn check_l1(layout: &Layout, offset: u64, entries: u64, file_bytes: u
 
 #[cfg(test)]
 mod tests {
+    use benchtop_block::BlockErrorKind;
+
     use super::*;
 
     /// A header of version 3, 64 KiB clusters and 1 GiB.
@@ -290,7 +323,7 @@ mod tests {
         assert!(message(&|first| first[79] = 32).contains("bits 0x20"));
         assert!(message(&|first| first[72] = 128).contains("bits 0x8000000000000000"));
         assert!(message(&|first| first[35] = 1).contains("encrypted"));
-        assert!(message(&|first| first[35] = 2).contains("encrypted"));
+        assert!(message(&|first| first[35] = 3).contains("encrypted"));
         assert!(message(&|first| first[7] = 1).contains("version 1"));
         assert!(message(&|first| first[24..32].fill(0)).contains("one sector"));
         let zstd_2 = |first: &mut Vec<u8>| (first[79], first[103], first[104]) = (8, 112, 2);
@@ -301,7 +334,8 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_corrupt() {
-        let changes: [&Change; 9] = [
+        let changes: [&Change; 10] = [
+            &|first| first[35] = 2,
             &|first| first[99] = 7,
             &|first| first[103] = 100,
             &|first| first[103] = 106,

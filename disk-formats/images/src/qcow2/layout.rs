@@ -3,7 +3,12 @@
 //! Source: "Qcow2 Image File Format" of the QEMU project, sections Cluster mapping, Extended L2 Entries and Host
 //! cluster management.
 
-use benchtop_block::{BlockError, BlockErrorKind};
+use std::ops::Range;
+
+use benchtop_block::BlockError;
+
+use crate::error::corrupt;
+use crate::fields::{be16, be32, be64};
 
 /// Bits 9 to 55 of an L1 or L2 entry, or of an entry of the refcount table: an offset in bytes.
 pub(super) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
@@ -15,35 +20,6 @@ pub(super) const COMPRESSED: u64 = 1 << 62;
 pub(super) const ZERO: u64 = 1;
 /// First offset no entry can name, in bytes.
 pub(super) const MAX_HOST_BYTES: u64 = 1 << 56;
-
-/// An error about what the file says.
-pub(super) fn corrupt(context: impl Into<String>) -> BlockError {
-    BlockError::new(BlockErrorKind::Corrupt, context)
-}
-
-/// A big-endian number in `bytes`, 0 where they end first.
-pub(super) fn be64(bytes: &[u8], at: usize) -> u64 {
-    at.checked_add(8)
-        .and_then(|end| bytes.get(at..end))
-        .and_then(|part| part.try_into().ok())
-        .map_or(0, u64::from_be_bytes)
-}
-
-/// A big-endian number in `bytes`, 0 where they end first.
-pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {
-    at.checked_add(4)
-        .and_then(|end| bytes.get(at..end))
-        .and_then(|part| part.try_into().ok())
-        .map_or(0, u32::from_be_bytes)
-}
-
-/// A big-endian number in `bytes`, 0 where they end first.
-pub(super) fn be16(bytes: &[u8], at: usize) -> u16 {
-    at.checked_add(2)
-        .and_then(|end| bytes.get(at..end))
-        .and_then(|part| part.try_into().ok())
-        .map_or(0, u16::from_be_bytes)
-}
 
 /// What decides how the image is laid out; checked when the header was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +38,19 @@ impl Layout {
     /// A cluster, in bytes.
     pub fn cluster_bytes(&self) -> u64 {
         1 << self.cluster_bits
+    }
+
+    /// The clusters that `[start, end)` of the disk touches, each with the part of it in bytes from its start.
+    pub fn clusters(self, start: u64, end: u64) -> impl Iterator<Item = (u64, Range<u64>)> {
+        let mut at = start;
+        std::iter::from_fn(move || {
+            let cluster = (at < end).then_some(at >> self.cluster_bits)?;
+            let cluster_start = cluster << self.cluster_bits;
+            let stop = cluster_start.saturating_add(self.cluster_bytes()).min(end);
+            let part = at - cluster_start..stop - cluster_start;
+            at = stop;
+            Some((cluster, part))
+        })
     }
 
     /// The same, to index a table with.

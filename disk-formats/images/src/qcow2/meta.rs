@@ -5,11 +5,13 @@ use std::ops::Range;
 
 use benchtop_block::BlockError;
 
-use super::file::ImageFile;
 use super::header::Header;
-use super::layout::{COPIED, Entry, Layout, OFFSET_MASK, Standard, be64, corrupt};
+use super::layout::{COPIED, Entry, Layout, OFFSET_MASK, Standard};
 use super::refcounts::{Allocated, Refcounts};
 use super::tables::{Kind, TableWrite, Tables};
+use crate::error::corrupt;
+use crate::fields::be64;
+use crate::file::ImageFile;
 
 /// References that wait for a commit before they are given back, at most, before a commit is due.
 const MAX_FREES: usize = 1 << 16;

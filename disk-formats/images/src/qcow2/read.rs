@@ -5,7 +5,8 @@ use benchtop_memory::VolatileSlice;
 
 use super::Qcow2Disk;
 use super::layout::{Compressed, Entry, Standard};
-use super::scatter::Scatter;
+use crate::error::{corrupt, unsupported};
+use crate::file::scatter::Scatter;
 
 /// Pieces looked up at once, so that the lock is not kept for a whole large request.
 const MAX_PIECES: usize = 128;
@@ -124,18 +125,24 @@ impl Qcow2Disk {
 
     fn read_piece(&self, piece: &Piece, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
         match piece.source {
-            Source::Host(host) => self.file.read(host, into),
+            Source::Host(host) => match &self.cipher {
+                None => self.file.read(host, into),
+                Some(cipher) => cipher.read(&self.file, host, into),
+            },
             Source::Zeroes => {
                 into.iter().for_each(pieces::zero);
                 Ok(())
             }
             Source::Backing => self.read_backing(piece.start, into),
+            Source::Compressed(_) if self.cipher.is_some() => {
+                Err(unsupported("compressed clusters of encrypted images are not supported"))
+            }
             Source::Compressed(data) => {
                 let cluster = self.unpacker.cluster(&data, &self.file)?;
                 let mut at = (piece.start % self.header.layout.cluster_bytes()) as usize;
                 for slice in into {
                     let part = cluster.get(at..at + slice.len());
-                    slice.copy_from(part.ok_or_else(|| super::layout::corrupt("a compressed cluster is too short"))?);
+                    slice.copy_from(part.ok_or_else(|| corrupt("a compressed cluster is too short"))?);
                     at += slice.len();
                 }
                 Ok(())

@@ -9,10 +9,12 @@ use std::ops::Range;
 
 use benchtop_block::{BlockError, BlockErrorKind};
 
-use super::file::ImageFile;
 use super::header::MAX_REFCOUNT_TABLE_BYTES;
-use super::layout::{Layout, MAX_HOST_BYTES, OFFSET_MASK, be64, corrupt};
+use super::layout::{Layout, MAX_HOST_BYTES, OFFSET_MASK};
 use super::tables::{Kind, Tables};
+use crate::error::corrupt;
+use crate::fields::be64;
+use crate::file::ImageFile;
 
 /// Refcount blocks that one allocation looks at, at most, before it takes a cluster behind the end.
 const SCAN_BLOCKS: usize = 16;

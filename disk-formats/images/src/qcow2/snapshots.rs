@@ -4,9 +4,10 @@
 
 use benchtop_block::{BlockError, BlockErrorKind};
 
-use super::file::ImageFile;
 use super::header::Header;
-use super::layout::{be16, be32, be64, corrupt};
+use crate::error::corrupt;
+use crate::fields::{be16, be32, be64};
+use crate::file::ImageFile;
 
 /// Snapshots an image may have; QEMU's limit, too.
 const MAX_SNAPSHOTS: u32 = 65536;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use benchtop_block::BlockError;
 
-use super::file::ImageFile;
-use super::layout::corrupt;
+use crate::error::corrupt;
+use crate::file::ImageFile;
 
 /// Room for tables that could be read again, in bytes; at least [`MIN_TABLES`] of them.
 const CACHE_BYTES: usize = 32 << 20;

@@ -8,64 +8,9 @@ use std::path::Path;
 
 use benchtop_block::MemoryDisk;
 use benchtop_memory::VolatileSlice;
-use parking_lot::Mutex;
 
 use super::*;
-
-/// Something that was done to the file.
-#[derive(Clone, Debug)]
-pub(super) enum Event {
-    Wrote(u64, Vec<u8>),
-    Grew(u64),
-    Punched(u64, u64),
-    Synced,
-}
-
-/// What was done to the file while it was recorded, and the failures a test asked for.
-#[derive(Debug, Default)]
-pub(super) struct Journal {
-    events: Mutex<Option<Vec<Event>>>,
-    fail_syncs: Mutex<u32>,
-}
-
-impl Journal {
-    fn push(&self, event: impl FnOnce() -> Event) {
-        if let Some(events) = self.events.lock().as_mut() {
-            events.push(event());
-        }
-    }
-
-    pub fn wrote(&self, offset_bytes: u64, from: &[VolatileSlice<'_>]) {
-        self.push(|| {
-            let mut bytes = Vec::new();
-            for slice in from {
-                let at = bytes.len();
-                bytes.resize(at + slice.len(), 0);
-                slice.copy_to(&mut bytes[at..]);
-            }
-            Event::Wrote(offset_bytes, bytes)
-        });
-    }
-
-    pub fn grew(&self, len_bytes: u64) {
-        self.push(|| Event::Grew(len_bytes));
-    }
-
-    pub fn punched(&self, offset_bytes: u64, len_bytes: u64) {
-        self.push(|| Event::Punched(offset_bytes, len_bytes));
-    }
-
-    pub fn synced(&self) {
-        self.push(|| Event::Synced);
-    }
-
-    pub fn sync_fails(&self) -> bool {
-        let mut left = self.fail_syncs.lock();
-        let fails = *left > 0;
-        *left = left.saturating_sub(1);
-        fails
-    }
-}
+use crate::file::recording::{self, Event};
 
 /// A directory and an image in it.
 struct Place(tempfile::TempDir);

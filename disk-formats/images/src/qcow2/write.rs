@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use benchtop_block::file::Durability;
 use benchtop_block::{BlockError, pieces};
 use benchtop_memory::VolatileSlice;
 
@@ -10,7 +9,7 @@ use super::Qcow2Disk;
 use super::layout::{Entry, Standard};
 use super::meta::Meta;
 use super::read::Source;
-use super::scatter::Scatter;
+use crate::file::scatter::Scatter;
 
 /// Clusters that one step of a write changes, at most, and their bytes; at least one cluster is.
 const STEP_CLUSTERS: u64 = 64;
@@ -48,10 +47,11 @@ impl Qcow2Disk {
         let (first, last) = (start >> bits, (end - 1) >> bits);
         let held = self.ranges.hold(first, last, false);
         if let Some(runs) = self.in_place(start, end)? {
-            self.write_runs(&runs, from, Durability::Accepted)?;
             // One run whose place is durable: a sync of everything else would only cost time.
-            if fua && runs.len() == 1 && self.meta.lock().is_clean() {
-                return self.write_runs(&runs, from, Durability::Durable);
+            let alone = fua && runs.len() == 1 && self.meta.lock().is_clean();
+            self.write_runs(&runs, from, alone)?;
+            if alone {
+                return Ok(());
             }
         } else {
             drop(held);
@@ -77,12 +77,8 @@ impl Qcow2Disk {
         let layout = &self.header.layout;
         let mut runs: Vec<Range<u64>> = Vec::new();
         let mut meta = self.meta.lock();
-        let mut at = start;
-        while at < end {
-            let cluster = at >> layout.cluster_bits;
-            let cluster_start = cluster << layout.cluster_bits;
-            let stop = (cluster_start + layout.cluster_bytes()).min(end);
-            let mask = layout.mask(at - cluster_start, stop - cluster_start);
+        for (cluster, part) in layout.clusters(start, end) {
+            let mask = layout.mask(part.start, part.end);
             let Entry::Standard(Standard { host: Some(host), copied: true, alloc, .. }) =
                 meta.entry(cluster, &self.file)?
             else {
@@ -92,20 +88,17 @@ impl Qcow2Disk {
                 return Ok(None);
             }
             meta.check_data(host, &self.file)?;
-            add_run(&mut runs, host + (at - cluster_start), stop - at);
-            at = stop;
+            add_run(&mut runs, host + part.start, part.end - part.start);
         }
         Ok(Some(runs))
     }
 
-    fn write_runs(
-        &self,
-        runs: &[Range<u64>],
-        from: &[VolatileSlice<'_>],
-        durability: Durability,
-    ) -> Result<(), BlockError> {
+    fn write_runs(&self, runs: &[Range<u64>], from: &[VolatileSlice<'_>], durably: bool) -> Result<(), BlockError> {
         let mut rest = Scatter::new(from);
-        runs.iter().try_for_each(|run| self.file.write(run.start, &rest.take(run.end - run.start), durability))
+        runs.iter().try_for_each(|run| {
+            let part = rest.take(run.end - run.start);
+            if durably { self.file.write_durably(run.start, &part) } else { self.file.write(run.start, &part) }
+        })
     }
 
     /// Writes a range of few clusters, all of which the caller holds alone.
@@ -134,16 +127,10 @@ impl Qcow2Disk {
 
     fn plan(&self, start: u64, end: u64, meta: &mut Meta, plans: &mut Vec<Plan>) -> Result<(), BlockError> {
         let layout = &self.header.layout;
-        let mut at = start;
-        while at < end {
-            let cluster = at >> layout.cluster_bits;
-            let cluster_start = cluster << layout.cluster_bits;
-            let stop = (cluster_start + layout.cluster_bytes()).min(end);
-            let (from, to) = (at - cluster_start, stop - cluster_start);
+        for (cluster, part) in layout.clusters(start, end) {
             meta.prepare_entry(cluster, &self.file)?;
             let old = meta.entry(cluster, &self.file)?;
-            plans.push(self.plan_cluster(cluster, from, to, old, meta)?);
-            at = stop;
+            plans.push(self.plan_cluster(cluster, part.start, part.end, old, meta)?);
         }
         Ok(())
     }
@@ -184,7 +171,7 @@ impl Qcow2Disk {
             }
             add_run(&mut runs, plan.host + plan.start, plan.end - plan.start);
         }
-        self.write_runs(&runs, from, Durability::Accepted)?;
+        self.write_runs(&runs, from, false)?;
         Ok(fills)
     }
 
@@ -209,7 +196,7 @@ impl Qcow2Disk {
             if !is_zero {
                 self.read_held(cluster_start + at, &slices)?;
             }
-            self.file.write(plan.host + at, &slices, Durability::Accepted)?;
+            self.file.write(plan.host + at, &slices)?;
             at += slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
         }
         fills.push(plan.host + range.start..plan.host + range.end);

@@ -1,12 +1,18 @@
+use std::fs::OpenOptions;
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use benchtop_block::conformance::{self, read, write};
 use benchtop_block::recording::RecordingDisk;
-use benchtop_block::{CacheMode, Completed, CompletionSink, Disk, DiskOptions, Operation, Request, Submission};
+use benchtop_block::{
+    CacheMode, Completed, CompletionSink, Disk, DiskBackend, DiskOptions, Extent, ExtentKind, Operation, Request,
+    Submission,
+};
 use benchtop_memory::{Gpa, GuestMemory, IoBuffer, ScatterList};
 
 use super::*;
+use crate::file::recording;
 
 fn image(len_bytes: u64) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -106,7 +112,8 @@ fn others_can_not_read_a_new_image() {
 fn a_poisoned_image_refuses_until_it_is_reopened() {
     let file = image(8192);
     let disk = open(&file, false).unwrap();
-    disk.poisoned.store(true, Relaxed);
+    recording::fail_syncs_after(0, 1);
+    assert_eq!(disk.flush().unwrap_err().kind(), BlockErrorKind::Poisoned);
     for refused in [write(&disk, 0, &[1; 512], &[], false), disk.flush(), disk.discard(0, 512)] {
         assert_eq!(refused.unwrap_err().kind(), BlockErrorKind::Poisoned);
     }

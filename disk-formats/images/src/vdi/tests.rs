@@ -1,11 +1,13 @@
 use std::path::PathBuf;
 
+use benchtop_block::BlockErrorKind;
 use benchtop_block::conformance::{self, read, write};
 use benchtop_block::{DiscardBehavior, DiskBackend};
 
 use super::*;
+use crate::file::recording;
 use crate::mapped::crash;
-use crate::mapped::testing::{content, fill, flip_bits, open_file, qemu_compare, qemu_img, sample_raw};
+use crate::mapped::testing::{content, fill, flip_bits, open_file, put_at, qemu_compare, qemu_img, sample_raw};
 
 const SIZE: u64 = (5 << 20) + 512 * 7;
 
@@ -88,7 +90,7 @@ fn damage_is_an_error() {
 fn two_blocks_in_one_place_are_refused() {
     let (_directory, path) = new_path();
     let file = create(&path, SIZE, VdiKind::Dynamic).unwrap();
-    create::put_at(&file, 1 << 20, &[0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    put_at(&file, 1 << 20, &[0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(VdiDisk::open(file, false).unwrap_err().kind(), BlockErrorKind::Corrupt);
     VdiDisk::open(open_file(&path, true), true).unwrap();
 }
@@ -105,7 +107,7 @@ fn what_is_not_built_is_named() {
         (field::BLOCK_EXTRA_BYTES, [0, 2, 0, 0], "data of their own"),
     ] {
         let file = create(&path, SIZE, VdiKind::Dynamic).unwrap();
-        create::put_at(&file, at as u64, &bytes).unwrap();
+        put_at(&file, at as u64, &bytes);
         let error = VdiDisk::open(file, false).unwrap_err();
         assert_eq!(error.kind(), BlockErrorKind::Unsupported);
         assert!(error.to_string().contains(named), "{error}");
@@ -120,7 +122,7 @@ fn a_failed_sync_poisons_until_reopened() {
     // The sync of the data, then that of the map.
     for count in [0, 1] {
         write(&disk, count << 20, &[5; 512], &[], false).unwrap();
-        crash::fail_sync_after(count);
+        recording::fail_syncs_after(count, 1);
         disk.flush().unwrap_err();
         for refused in [write(&disk, 0, &[6; 512], &[], false), disk.flush(), disk.discard(0, 512)] {
             assert_eq!(refused.unwrap_err().kind(), BlockErrorKind::Poisoned);

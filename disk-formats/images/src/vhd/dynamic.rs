@@ -1,14 +1,13 @@
 //! Dynamic VHD images: header, block table, and blocks with their sector bitmaps.
 
-use std::fs::File;
-
 use benchtop_block::BlockError;
 use parking_lot::Mutex;
 
 use super::footer::{FOOTER_BYTES, Footer, Kind, NOWHERE, checksum};
 use super::{corrupt, unsupported};
-use crate::mapped::fields::{be32, be64, put};
-use crate::mapped::{ImageFile, Layout, Place, Room, Slot, create};
+use crate::fields::{be32, be64, put};
+use crate::file::ImageFile;
+use crate::mapped::{Layout, Place, Room, Slot, zero_tail};
 
 const HEADER_BYTES: usize = 1024;
 const COOKIE: &[u8] = b"cxsparse";
@@ -73,7 +72,7 @@ impl DynamicLayout {
             return Err(corrupt(format!("a VHD table of {entries} entries lacks blocks of the {needed} needed")));
         }
         let table_bytes = be64(&header, field::TABLE_OFFSET);
-        let file_bytes = file.len_bytes()?;
+        let file_bytes = file.len_bytes();
         if !table_bytes.is_multiple_of(512) {
             return Err(unsupported("a VHD block table that does not begin at a sector is not built"));
         }
@@ -205,8 +204,43 @@ impl Layout for DynamicLayout {
     }
 }
 
+/// Makes room in the table for a disk of `size_bytes`: a longer copy of it goes to where the footer is, a footer behind
+/// it, and then the header names the copy, in one sector. The room of the old table is lost.
+pub(super) fn grow(file: &ImageFile, footer: &Footer, size_bytes: u64) -> Result<(), BlockError> {
+    let layout = DynamicLayout::read(file, footer)?;
+    zero_tail(file, &layout, footer.size_bytes, layout.block_bytes)?;
+    // 2040 GiB in blocks of 4 KiB at least.
+    let entries = size_bytes.div_ceil(u64::from(layout.block_bytes)) as u32;
+    if entries <= layout.entries {
+        return file.sync();
+    }
+    let mut header = file.read_metadata(footer.header_bytes, HEADER_BYTES, "dynamic header")?;
+    // At the end of the file, so that the old footer stays where it is until a new one is durable.
+    let table_at = file.len_bytes().next_multiple_of(512);
+    let mut at = table_at;
+    let end = table_at + (u64::from(entries) * 4).next_multiple_of(512);
+    let mut old = layout.table_bytes..layout.table_bytes + u64::from(layout.entries) * 4;
+    // In pages, for the table may have 2 GiB.
+    while at < end {
+        let len = (end - at).min(PAGE_BYTES);
+        let mut page = file.read_bytes(old.start, (old.end - old.start).min(len) as usize)?;
+        old.start += page.len() as u64;
+        page.resize(len as usize, 0xff);
+        file.write_bytes(at, &page)?;
+        at += len;
+    }
+    file.write_bytes(end, &footer.bytes)?;
+    file.sync()?;
+    put(&mut header, field::TABLE_OFFSET, &table_at.to_be_bytes());
+    put(&mut header, field::ENTRIES, &entries.to_be_bytes());
+    let sum = checksum(&header, field::CHECKSUM);
+    put(&mut header, field::CHECKSUM, &sum.to_be_bytes());
+    file.write_bytes(footer.header_bytes, header.get(..FOOTER_BYTES as usize).unwrap_or_default())?;
+    file.sync()
+}
+
 /// Writes a new image of `size_bytes`, which the caller has checked, into an empty file.
-pub(super) fn write_new(file: &File, size_bytes: u64) -> Result<(), BlockError> {
+pub(super) fn write_new(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> {
     const TABLE_AT: u64 = FOOTER_BYTES + HEADER_BYTES as u64;
     // 2040 GiB are 1 Mi blocks.
     let entries = size_bytes.div_ceil(u64::from(BLOCK_BYTES)) as u32;
@@ -220,10 +254,10 @@ pub(super) fn write_new(file: &File, size_bytes: u64) -> Result<(), BlockError> 
     put(&mut header, field::BLOCK_BYTES, &BLOCK_BYTES.to_be_bytes());
     let sum = checksum(&header, field::CHECKSUM);
     put(&mut header, field::CHECKSUM, &sum.to_be_bytes());
-    create::put_at(file, 0, &footer.bytes)?;
-    create::put_at(file, FOOTER_BYTES, &header)?;
+    file.write_bytes(0, &footer.bytes)?;
+    file.write_bytes(FOOTER_BYTES, &header)?;
     // What fills the table's last sector is written as absent entries, too.
     let table = vec![0xff; (u64::from(entries) * 4).next_multiple_of(512) as usize];
-    create::put_at(file, TABLE_AT, &table)?;
-    create::put_at(file, TABLE_AT + table.len() as u64, &footer.bytes)
+    file.write_bytes(TABLE_AT, &table)?;
+    file.write_bytes(TABLE_AT + table.len() as u64, &footer.bytes)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use benchtop_block::BlockError;
 
 use super::{MAX_BYTES, corrupt, unsupported};
-use crate::mapped::fields::{be32, be64, put};
+use crate::fields::{be32, be64, put};
 
 /// Its length, in bytes.
 pub(super) const FOOTER_BYTES: u64 = 512;
@@ -87,6 +87,15 @@ impl Footer {
             return Err(unsupported(format!("a VHD disk of {size_bytes} bytes, more than {MAX_BYTES}, is not built")));
         }
         Ok(Self { kind, size_bytes, header_bytes: be64(bytes, field::DATA_OFFSET), bytes: bytes.to_vec() })
+    }
+
+    /// The same for a disk of another size.
+    pub(super) fn resized(mut self, size_bytes: u64) -> Self {
+        put(&mut self.bytes, field::CURRENT_BYTES, &size_bytes.to_be_bytes());
+        put(&mut self.bytes, field::GEOMETRY, &geometry(size_bytes / 512).to_be_bytes());
+        let sum = checksum(&self.bytes, field::CHECKSUM);
+        put(&mut self.bytes, field::CHECKSUM, &sum.to_be_bytes());
+        Self { size_bytes, ..self }
     }
 
     /// The footer of a new image.

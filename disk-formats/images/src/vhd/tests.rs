@@ -1,10 +1,12 @@
 use std::path::PathBuf;
 
+use benchtop_block::BlockErrorKind;
+use benchtop_block::DiskBackend;
 use benchtop_block::conformance::{self, read, write};
 
 use super::*;
 use crate::mapped::crash;
-use crate::mapped::testing::{content, fill, flip_bits, open_file, qemu_compare, qemu_img, sample_raw};
+use crate::mapped::testing::{content, fill, flip_bits, open_file, put_at, qemu_compare, qemu_img, sample_raw};
 
 const SIZE: u64 = (9 << 20) + 512 * 7;
 
@@ -101,12 +103,12 @@ fn a_lost_footer_is_put_back() {
     drop(disk);
     let file = open_file(&path, false);
     let len = file.metadata().unwrap().len();
-    create::put_at(&file, len - 512, &[0; 512]).unwrap();
+    put_at(&file, len - 512, &[0; 512]);
     let disk = VhdDisk::open(file, false).unwrap();
     write(&disk, 0, &[2; 512], &[], true).unwrap();
     drop(disk);
     let file = open_file(&path, false);
-    create::put_at(&file, 0, &[0; 512]).unwrap();
+    put_at(&file, 0, &[0; 512]);
     let disk = VhdDisk::open(file, false).unwrap();
     assert_eq!(read(&disk, 0, 512, &[]).unwrap(), [2; 512]);
 }
@@ -120,8 +122,8 @@ fn a_bitmap_with_gaps_gets_the_bits_of_what_is_written() {
     drop(disk);
     let file = open_file(&path, false);
     // Footer copy, header and one sector of table come first.
-    create::put_at(&file, 2048, &[0x80; 1]).unwrap();
-    create::put_at(&file, 2049, &[0; 511]).unwrap();
+    put_at(&file, 2048, &[0x80; 1]);
+    put_at(&file, 2049, &[0; 511]);
     let disk = VhdDisk::open(file, false).unwrap();
     write(&disk, 2 * 512, &[2; 7 * 512], &[], true).unwrap();
     drop(disk);
@@ -136,7 +138,7 @@ fn what_is_not_built_is_named() {
     bytes[63] = 4;
     let sum = footer::checksum(&bytes, 64);
     bytes[64..68].copy_from_slice(&sum.to_be_bytes());
-    create::put_at(&file, SIZE, &bytes).unwrap();
+    put_at(&file, SIZE, &bytes);
     let error = VhdDisk::open(file, false).unwrap_err();
     assert_eq!(error.kind(), BlockErrorKind::Unsupported);
     assert!(error.to_string().contains("differencing"), "{error}");

@@ -3,8 +3,8 @@
 use benchtop_block::BlockError;
 
 use super::{MIB, corrupt, unsupported};
-use crate::mapped::ImageFile;
-use crate::mapped::fields::{bytes_at, le16, le32, le64, put};
+use crate::fields::{bytes_at, le16, le32, le64, put};
+use crate::file::ImageFile;
 
 pub(super) const IDENTIFIER: &[u8] = b"vhdxfile";
 const HEADER_BYTES: usize = 4096;
@@ -135,7 +135,7 @@ pub(super) fn read_headers(file: &ImageFile) -> Result<Headers, BlockError> {
         return Err(unsupported(format!("a VHDX log of {} bytes is not built", header.log_bytes)));
     }
     let log = Range { start: header.log_at, len: u64::from(header.log_bytes) };
-    log.check(file.len_bytes()?, "log")?;
+    log.check(file.len_bytes(), "log")?;
     Ok(headers)
 }
 
@@ -175,7 +175,7 @@ pub(super) fn read_regions(file: &ImageFile, header: &Header) -> Result<Regions,
     for at in REGIONS_AT {
         let bytes = file.read_metadata(at, REGIONS_BYTES, "region table")?;
         if bytes.starts_with(b"regi") && le32(&bytes, 4) == checksum(&bytes) {
-            return parse_regions(&bytes, header, file.len_bytes()?);
+            return parse_regions(&bytes, header, file.len_bytes());
         }
     }
     Err(corrupt("neither VHDX region table is valid"))

@@ -6,10 +6,11 @@ use parking_lot::Mutex;
 use super::header::{Headers, Range, Regions, new_guid};
 use super::metadata::Facts;
 use super::{MIB, corrupt, log};
-use crate::mapped::fields::le64;
-use crate::mapped::{ImageFile, Layout, PageCopy, Place, Room, Slot};
+use crate::fields::le64;
+use crate::file::ImageFile;
+use crate::mapped::{Layout, PageCopy, Place, Room, Slot};
 
-const PAGE_BYTES: u64 = 4096;
+pub(super) const PAGE_BYTES: u64 = 4096;
 /// Pages in one log entry, at most: with its header the entry stays below 1 MiB, the shortest log there is.
 const MAX_ENTRY_PAGES: usize = 120;
 
@@ -58,6 +59,25 @@ impl VhdxLayout {
         }
         let writer = Mutex::new(Writer { headers, log_sequence: 0 });
         Ok(Self { regions, entries, chunk_blocks: chunk_blocks(facts), block_bytes: facts.block_bytes, writer })
+    }
+}
+
+impl VhdxLayout {
+    /// Changes pages of metadata, given by their offset in the file. Each change is in the log, durably, before it is
+    /// made, and made, durably, before the log is used again. So the log holds one entry at a time, at its start.
+    pub(super) fn change(&self, file: &ImageFile, pages: &[(u64, &[u8])]) -> Result<(), BlockError> {
+        let mut writer = self.writer.lock();
+        for pages in pages.chunks(MAX_ENTRY_PAGES) {
+            writer.log_sequence += 1;
+            let entry = log::entry(pages, &writer.headers.current.log, writer.log_sequence, file.len_bytes());
+            file.write_bytes(writer.headers.current.log_at, &entry)?;
+            file.sync()?;
+            for (offset_bytes, bytes) in pages {
+                file.write_bytes(*offset_bytes, bytes)?;
+            }
+            file.sync()?;
+        }
+        Ok(())
     }
 }
 
@@ -115,25 +135,12 @@ impl Layout for VhdxLayout {
         })
     }
 
-    /// Each change is in the log, durably, before it is made, and made, durably, before the log is used again. So the
-    /// log holds one entry at a time, at its start.
     fn commit(&self, file: &ImageFile, pages: &[PageCopy]) -> Result<(), BlockError> {
-        let mut writer = self.writer.lock();
-        for pages in pages.chunks(MAX_ENTRY_PAGES) {
-            let pages: Vec<(u64, &[u8])> = pages
-                .iter()
-                .filter_map(|copy| self.page(copy.page).map(|(offset_bytes, _)| (offset_bytes, &copy.bytes[..])))
-                .collect();
-            writer.log_sequence += 1;
-            let entry = log::entry(&pages, &writer.headers.current.log, writer.log_sequence, file.len_bytes()?);
-            file.write_bytes(writer.headers.current.log_at, &entry)?;
-            file.sync()?;
-            for (offset_bytes, bytes) in pages {
-                file.write_bytes(offset_bytes, bytes)?;
-            }
-            file.sync()?;
-        }
-        Ok(())
+        let pages: Vec<(u64, &[u8])> = pages
+            .iter()
+            .filter_map(|copy| self.page(copy.page).map(|(offset_bytes, _)| (offset_bytes, &copy.bytes[..])))
+            .collect();
+        self.change(file, &pages)
     }
 
     fn close(&self, file: &ImageFile) -> Result<(), BlockError> {

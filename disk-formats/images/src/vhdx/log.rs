@@ -7,8 +7,8 @@ use benchtop_block::BlockError;
 
 use super::header::{Guid, HEADER_AT, Headers, checksum};
 use super::{MAX_BYTES, MIB, corrupt, unsupported};
-use crate::mapped::ImageFile;
-use crate::mapped::fields::{bytes_at, le32, le64, put};
+use crate::fields::{bytes_at, le32, le64, put};
+use crate::file::ImageFile;
 
 const SECTOR: usize = 4096;
 const ENTRY_HEADER_BYTES: usize = 64;
@@ -180,7 +180,7 @@ pub(super) fn replay(file: &ImageFile, headers: &mut Headers) -> Result<(), Bloc
 
 fn apply(file: &ImageFile, entries: &[Entry], log: &std::ops::Range<u64>) -> Result<(), BlockError> {
     let Some(head) = entries.last() else { return Ok(()) };
-    let file_bytes = file.len_bytes()?;
+    let file_bytes = file.len_bytes();
     if file_bytes < head.flushed_bytes {
         return Err(corrupt(format!("the VHDX file was cut to {file_bytes:#x} bytes")));
     }

@@ -4,8 +4,8 @@ use benchtop_block::BlockError;
 
 use super::header::{Guid, Regions, guid};
 use super::{MAX_BYTES, corrupt, unsupported};
-use crate::mapped::ImageFile;
-use crate::mapped::fields::{bytes_at, le16, le32, le64};
+use crate::fields::{bytes_at, le16, le32, le64};
+use crate::file::ImageFile;
 
 /// The table at the region's start; items follow it.
 pub(super) const TABLE_BYTES: usize = 64 << 10;
@@ -40,6 +40,10 @@ pub(super) struct Facts {
     pub(super) logical_sector_bytes: u32,
     /// 512 or 4096.
     pub(super) physical_sector_bytes: u32,
+    /// Blocks keep their room: the image is a fixed one.
+    pub(super) leave_allocated: bool,
+    /// Where in the file the disk's size is.
+    pub(super) size_at: u64,
 }
 
 /// Reads and checks the metadata.
@@ -50,6 +54,7 @@ pub(super) fn read(file: &ImageFile, regions: &Regions) -> Result<Facts, BlockEr
     if !table.starts_with(b"metadata") || count > MAX_ENTRIES {
         return Err(corrupt("the VHDX metadata table is not valid"));
     }
+    let mut size_at = 0;
     let (mut parameters, mut size, mut logical, mut physical) = (None, None, None, None);
     for entry in table.get(32..).unwrap_or_default().chunks_exact(32).take(usize::from(count)) {
         let (offset, len, flags) = (u64::from(le32(entry, 16)), le32(entry, 20), le32(entry, 24));
@@ -68,6 +73,9 @@ pub(super) fn read(file: &ImageFile, regions: &Regions) -> Result<Facts, BlockEr
         if len != expected || offset < TABLE_BYTES as u64 || offset + u64::from(len) > region.len {
             return Err(corrupt(format!("VHDX metadata at {offset:#x}, {len} bytes long")));
         }
+        if expected == 8 && bytes_at::<16>(entry, 0) == DISK_SIZE {
+            size_at = region.start + offset;
+        }
         let item = file.read_metadata(region.start + offset, len as usize, "metadata")?;
         if place.replace(item).is_some() {
             return Err(corrupt("VHDX metadata is there twice"));
@@ -84,6 +92,8 @@ pub(super) fn read(file: &ImageFile, regions: &Regions) -> Result<Facts, BlockEr
         block_bytes: le32(&parameters, 0),
         logical_sector_bytes: le32(&logical, 0),
         physical_sector_bytes: le32(&physical, 0),
+        size_at,
+        leave_allocated: le32(&parameters, 4) & parameter::LEAVE_ALLOCATED != 0,
     };
     if !facts.block_bytes.is_power_of_two() || !(1 << 20..=256 << 20).contains(&facts.block_bytes) {
         return Err(corrupt(format!("VHDX blocks of {} bytes", facts.block_bytes)));

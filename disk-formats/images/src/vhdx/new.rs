@@ -9,8 +9,8 @@ use super::header::{BAT, HEADER_AT, Header, IDENTIFIER, METADATA, REGIONS_AT, RE
 use super::layout::{chunk_blocks, count_entries, state};
 use super::metadata::{self, Facts, flag, parameter};
 use super::{MAX_BYTES, MIB};
-use crate::mapped::create;
-use crate::mapped::fields::put;
+use crate::fields::put;
+use crate::file::{ImageFile, new};
 
 const LOG_AT: u64 = MIB;
 const LOG_BYTES: u32 = MIB as u32;
@@ -39,18 +39,25 @@ pub fn create(path: &Path, size_bytes: u64, kind: VhdxKind) -> Result<File, Bloc
 
 /// As [`create()`], with blocks of a power of two from 1 MiB to 256 MiB.
 pub(super) fn create_with(path: &Path, size_bytes: u64, kind: VhdxKind, block_bytes: u32) -> Result<File, BlockError> {
-    create::check_size(size_bytes, MAX_BYTES, "VHDX")?;
-    let facts = Facts { size_bytes, block_bytes, logical_sector_bytes: 512, physical_sector_bytes: 4096 };
-    create::create_file(path, |file| write(file, &facts, kind))
+    new::check_size(size_bytes, MAX_BYTES, "VHDX")?;
+    let facts = Facts {
+        size_bytes,
+        block_bytes,
+        logical_sector_bytes: 512,
+        physical_sector_bytes: 4096,
+        leave_allocated: kind == VhdxKind::Fixed,
+        size_at: 0,
+    };
+    new::create_file(path, |file| write(file, &facts))
 }
 
-fn write(file: &File, facts: &Facts, kind: VhdxKind) -> Result<(), BlockError> {
+fn write(file: &ImageFile, facts: &Facts) -> Result<(), BlockError> {
     let bat_bytes = (count_entries(facts) * 8).next_multiple_of(MIB);
     let data_at = BAT_AT + bat_bytes;
 
     let mut identifier = IDENTIFIER.to_vec();
     identifier.extend("Benchtop".encode_utf16().flat_map(u16::to_le_bytes));
-    create::put_at(file, 0, &identifier)?;
+    file.write_bytes(0, &identifier)?;
     let mut header = Header {
         sequence: 0,
         file_write: new_guid(),
@@ -61,7 +68,7 @@ fn write(file: &File, facts: &Facts, kind: VhdxKind) -> Result<(), BlockError> {
     };
     for at in HEADER_AT {
         header.sequence += 1;
-        create::put_at(file, at, &header.bytes())?;
+        file.write_bytes(at, &header.bytes())?;
     }
 
     let mut regions = vec![0; REGIONS_BYTES];
@@ -77,12 +84,12 @@ fn write(file: &File, facts: &Facts, kind: VhdxKind) -> Result<(), BlockError> {
     let sum = checksum(&regions);
     put(&mut regions, 4, &sum.to_le_bytes());
     for at in REGIONS_AT {
-        create::put_at(file, at, &regions)?;
+        file.write_bytes(at, &regions)?;
     }
-    create::put_at(file, METADATA_AT, &metadata_region(facts, kind))?;
+    file.write_bytes(METADATA_AT, &metadata_region(facts))?;
 
     let blocks = facts.size_bytes.div_ceil(u64::from(facts.block_bytes));
-    let stored = if kind == VhdxKind::Fixed { blocks } else { 0 };
+    let stored = if facts.leave_allocated { blocks } else { 0 };
     let chunk = chunk_blocks(facts);
     // In runs that no bitmap's entry divides, of at most 32 KiB.
     let mut first = 0;
@@ -91,15 +98,15 @@ fn write(file: &File, facts: &Facts, kind: VhdxKind) -> Result<(), BlockError> {
         let entries: Vec<u8> = (first..first + count)
             .flat_map(|block| ((data_at + block * u64::from(facts.block_bytes)) | state::PRESENT).to_le_bytes())
             .collect();
-        create::put_at(file, BAT_AT + (first + first / chunk) * 8, &entries)?;
+        file.write_bytes(BAT_AT + (first + first / chunk) * 8, &entries)?;
         first += count;
     }
-    create::set_len(file, data_at + stored * u64::from(facts.block_bytes))
+    file.set_len(data_at + stored * u64::from(facts.block_bytes))
 }
 
 /// The table of metadata and its items.
-fn metadata_region(facts: &Facts, kind: VhdxKind) -> Vec<u8> {
-    let leave = if kind == VhdxKind::Fixed { parameter::LEAVE_ALLOCATED } else { 0 };
+fn metadata_region(facts: &Facts) -> Vec<u8> {
+    let leave = if facts.leave_allocated { parameter::LEAVE_ALLOCATED } else { 0 };
     let mut parameters = facts.block_bytes.to_le_bytes().to_vec();
     parameters.extend_from_slice(&leave.to_le_bytes());
     let of_disk = flag::REQUIRED | flag::VIRTUAL_DISK;

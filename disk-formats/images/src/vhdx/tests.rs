@@ -1,12 +1,13 @@
 use std::path::PathBuf;
 
+use benchtop_block::BlockErrorKind;
 use benchtop_block::DiskBackend;
 use benchtop_block::conformance::{self, read, write};
 
 use super::*;
+use crate::file::recording;
 use crate::mapped::crash;
-use crate::mapped::create as creation;
-use crate::mapped::testing::{content, fill, flip_bits, open_file, qemu_compare, qemu_img, sample_raw};
+use crate::mapped::testing::{content, fill, flip_bits, open_file, put_at, qemu_compare, qemu_img, sample_raw};
 
 const SIZE: u64 = (21 << 20) + 512 * 7;
 
@@ -103,7 +104,7 @@ fn unclosed(path: &std::path::Path) {
     let torn = std::fs::read(path).unwrap();
     drop(disk);
     std::fs::write(path, torn).unwrap();
-    creation::put_at(&open_file(path, false), 3 << 20, &[0; 4096]).unwrap();
+    put_at(&open_file(path, false), 3 << 20, &[0; 4096]);
 }
 
 #[test]
@@ -142,12 +143,12 @@ fn a_log_that_leaves_the_file_is_refused() {
     let headers = header::read_headers(&ImageFile::open(open_file(&path, true), true).unwrap()).unwrap();
     for at in [64 << 10, 1 << 20, 1 << 40, u64::MAX << 12] {
         let entry = log::entry(&[(at, &[1; 4096])], &headers.current.log, 9, 4 << 20);
-        creation::put_at(&open_file(&path, false), 1 << 20, &entry).unwrap();
+        put_at(&open_file(&path, false), 1 << 20, &entry);
         let error = VhdxDisk::open(open_file(&path, false), false).unwrap_err();
         assert_eq!(error.kind(), BlockErrorKind::Corrupt, "{at:#x}: {error}");
     }
     let entry = log::entry(&[], &headers.current.log, 9, 1 << 50);
-    creation::put_at(&open_file(&path, false), 1 << 20, &entry).unwrap();
+    put_at(&open_file(&path, false), 1 << 20, &entry);
     assert_eq!(VhdxDisk::open(open_file(&path, false), false).unwrap_err().kind(), BlockErrorKind::Corrupt);
 }
 
@@ -174,7 +175,7 @@ fn damage_is_an_error() {
 /// With checksums put right, so that what is behind them is reached.
 #[test]
 fn damage_behind_good_checksums_is_an_error() {
-    crash::without_syncs();
+    recording::without_syncs();
     let (_directory, path) = new_path();
     let file = new::create_with(&path, 1 << 20, VhdxKind::Dynamic, 1 << 20).unwrap();
     let disk = VhdxDisk::open(file, false).unwrap();
@@ -194,10 +195,10 @@ fn damage_behind_good_checksums_is_an_error() {
             part[byte] ^= 1 << bit;
             let sum = header::checksum(&part);
             part[4..8].copy_from_slice(&sum.to_le_bytes());
-            creation::put_at(&file, at as u64, &part).unwrap();
+            put_at(&file, at as u64, &part);
             if at < 192 << 10 {
                 // The other header must not be the better one.
-                creation::put_at(&file, (192 << 10) - at as u64, &[0; 4096]).unwrap();
+                put_at(&file, (192 << 10) - at as u64, &[0; 4096]);
             }
             // Every bit of the log's entry is replayed, of the rest one a byte is used for writing.
             for read_only in [true, false] {
@@ -209,8 +210,8 @@ fn damage_behind_good_checksums_is_an_error() {
             }
             length = file.metadata().unwrap().len();
             // What a replay may change: headers, the log is not, and the place its only change names.
-            creation::put_at(&file, 0, &image[..(1 << 20) + 8192]).unwrap();
-            creation::put_at(&file, 3 << 20, &image[3 << 20..(3 << 20) + 8192]).unwrap();
+            put_at(&file, 0, &image[..(1 << 20) + 8192]);
+            put_at(&file, 3 << 20, &image[3 << 20..(3 << 20) + 8192]);
         }
     }
 }
@@ -227,7 +228,7 @@ fn a_failed_sync_poisons_until_reopened() {
             // Both blocks are there: only the data is synced.
             break;
         }
-        crash::fail_sync_after(count);
+        recording::fail_syncs_after(count, 1);
         disk.flush().unwrap_err();
         assert_eq!(disk.flush().unwrap_err().kind(), BlockErrorKind::Poisoned);
         disk.reopen().unwrap();

@@ -6,12 +6,14 @@ use benchtop_block::{BlockError, BlockErrorKind, DiscardBehavior, DiskBackend, D
 use benchtop_memory::VolatileSlice;
 
 use super::descriptor::new_content_id;
-use crate::mapped::ImageFile;
+use crate::file::ImageFile;
+use crate::image::CheckReport;
+use crate::mapped::Checked;
 
 /// A run of the disk; without a backend it is zeroes.
 pub(super) struct Part {
     pub(super) len_bytes: u64,
-    pub(super) backend: Option<Box<dyn DiskBackend>>,
+    pub(super) backend: Option<Box<dyn Checked>>,
 }
 
 pub(super) struct ConcatDisk {
@@ -85,7 +87,7 @@ impl ConcatDisk {
         Ok(())
     }
 
-    fn backends(&self) -> impl Iterator<Item = &dyn DiskBackend> {
+    fn backends(&self) -> impl Iterator<Item = &dyn Checked> {
         self.parts.iter().filter_map(|(_, part)| part.backend.as_deref())
     }
 
@@ -110,6 +112,16 @@ impl ConcatDisk {
     /// A sync of one extent that failed poisons all.
     fn note(&self, result: Result<(), BlockError>) -> Result<(), BlockError> {
         result.inspect_err(|_error| self.poisoned.store(true, Relaxed))
+    }
+}
+
+impl Checked for ConcatDisk {
+    fn check(&self) -> Result<CheckReport, BlockError> {
+        let mut report = CheckReport::default();
+        for backend in self.backends() {
+            report.add(backend.check()?);
+        }
+        Ok(report)
     }
 }
 
@@ -195,7 +207,7 @@ impl DiskBackend for ConcatDisk {
             return Ok(());
         }
         self.backends().try_for_each(|backend| backend.reopen())?;
-        self.descriptor.reopen(0)?;
+        self.descriptor.reopen()?;
         self.poisoned.store(false, Relaxed);
         Ok(())
     }

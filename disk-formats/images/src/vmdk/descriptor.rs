@@ -5,9 +5,9 @@ use benchtop_block::BlockError;
 use super::{corrupt, unsupported};
 
 /// Extents of one disk, at most: each is an open file.
-const MAX_EXTENTS: usize = 512;
+pub(super) const MAX_EXTENTS: usize = 512;
 /// Sectors of a disk, at most: 64 TiB.
-const MAX_SECTORS: u64 = 64 << 31;
+pub(super) const MAX_SECTORS: u64 = 64 << 31;
 
 /// Where the content of an extent is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,14 +170,14 @@ pub(super) fn new_content_id() -> String {
     format!("{:08x}", u32::from_le_bytes([a, b, c, d]) & 0x7fff_ffff)
 }
 
-/// The text of a new image of one sparse extent.
-pub(super) fn new_text(create_type: &str, name: &str, sectors: u64) -> String {
+/// The text of a new image of so many sectors, whose extents are these lines.
+pub(super) fn new_text(create_type: &str, extents: &str, sectors: u64) -> String {
     let content_id = new_content_id();
     // The largest geometry an IDE disk has; more sectors are reached by their number.
     let cylinders = (sectors / (16 * 63)).clamp(1, 16383);
     format!(
         "# Disk DescriptorFile\nversion=1\nCID={content_id}\nparentCID=ffffffff\ncreateType=\"{create_type}\"\n\n\
-         # Extent description\nRW {sectors} SPARSE \"{name}\"\n\n\
+         # Extent description\n{extents}\n\
          # The Disk Data Base\n#DDB\n\nddb.virtualHWVersion = \"4\"\nddb.geometry.cylinders = \"{cylinders}\"\n\
          ddb.geometry.heads = \"16\"\nddb.geometry.sectors = \"63\"\nddb.adapterType = \"ide\"\n"
     )

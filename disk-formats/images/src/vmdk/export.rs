@@ -9,8 +9,8 @@ use flate2::{Compression, write::ZlibEncoder};
 use super::descriptor::{is_plain_name, new_text};
 use super::sparse::{DESCRIPTOR_SECTORS, GRAIN_SECTORS, Header, IN_FOOTER, TABLE_BYTES, TABLE_ENTRIES, flag};
 use super::{MAX_BYTES, unsupported};
-use crate::mapped::create::check_size;
-use crate::mapped::fields::put;
+use crate::fields::put;
+use crate::file::new::check_size;
 
 const GRAIN_BYTES: usize = (GRAIN_SECTORS * SECTOR_BYTES) as usize;
 
@@ -75,10 +75,12 @@ pub fn export_stream_optimized(
         redundant_directory: 0,
         directory: IN_FOOTER,
         overhead: GRAIN_SECTORS,
+        unclean: false,
     };
     let mut out = Output { out, written_bytes: 0 };
     out.put(&header.bytes())?;
-    let mut text = new_text("streamOptimized", name, capacity).into_bytes();
+    let extent = format!("RW {capacity} SPARSE \"{name}\"\n");
+    let mut text = new_text("streamOptimized", &extent, capacity).into_bytes();
     text.resize(GRAIN_BYTES - SECTOR_BYTES as usize, 0);
     out.put(&text)?;
 

@@ -1,7 +1,6 @@
 //! Hosted sparse extents: header, grain directory, grain tables, grains, compressed ones too.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::Read as _;
 use std::sync::Arc;
 
@@ -10,8 +9,9 @@ use parking_lot::Mutex;
 
 use super::descriptor::{self, Descriptor};
 use super::{MAX_DESCRIPTOR_BYTES, corrupt, unsupported};
-use crate::mapped::fields::{le16, le32, le64, put};
-use crate::mapped::{ImageFile, Layout, PageCopy, Place, Room, Slot, create};
+use crate::fields::{le16, le32, le64, put};
+use crate::file::ImageFile;
+use crate::mapped::{Layout, PageCopy, Place, Room, Slot};
 
 pub(super) const MAGIC: &[u8] = b"KDMV";
 /// Entries of a grain table; the format knows no other number.
@@ -43,7 +43,7 @@ pub(super) mod flag {
 }
 
 /// Offsets in the header, in bytes.
-mod field {
+pub(super) mod field {
     pub const VERSION: usize = 4;
     pub const FLAGS: usize = 8;
     pub const CAPACITY: usize = 12;
@@ -71,6 +71,7 @@ pub(super) struct Header {
     pub(super) redundant_directory: u64,
     pub(super) directory: u64,
     pub(super) overhead: u64,
+    pub(super) unclean: bool,
 }
 
 impl Header {
@@ -88,6 +89,7 @@ impl Header {
             redundant_directory: le64(bytes, field::REDUNDANT_DIRECTORY),
             directory: le64(bytes, field::DIRECTORY),
             overhead: le64(bytes, field::OVERHEAD),
+            unclean: bytes.get(field::UNCLEAN).is_some_and(|byte| *byte != 0),
         };
         if !(1..=3).contains(&header.version) {
             return Err(unsupported(format!("VMDK sparse version {} is not built", header.version)));
@@ -147,10 +149,11 @@ impl Header {
 }
 
 pub(super) struct SparseLayout {
-    header: Header,
+    pub(super) header: Header,
     /// Sectors of the grain tables; 0 where there is none.
-    directory: Vec<u32>,
-    redundant: Vec<u32>,
+    pub(super) directory: Vec<u32>,
+    /// The copy, in an image that has one and may be written.
+    pub(super) redundant: Vec<u32>,
     /// Where in the file the descriptor has its content's identity, in bytes.
     content_id_at: Option<u64>,
     /// The newest unpacked grains, by their offset.
@@ -167,7 +170,7 @@ impl SparseLayout {
         let mut header = Header::parse(&file.read_metadata(0, sector, "header")?)?;
         if header.directory == IN_FOOTER {
             // The last two sectors are the footer and the end-of-stream marker.
-            let at = file.len_bytes()?.checked_sub(2 * SECTOR_BYTES);
+            let at = file.len_bytes().checked_sub(2 * SECTOR_BYTES);
             let at = at.ok_or_else(|| corrupt("the VMDK file is too short for its footer"))?;
             let descriptor = (header.descriptor, header.descriptor_sectors);
             header = Header::parse(&file.read_metadata(at, sector, "footer")?)?;
@@ -194,6 +197,16 @@ impl SparseLayout {
     pub(super) fn for_test(file: &ImageFile) -> Self {
         let header = Header::parse(&file.read_bytes(0, 512).unwrap()).unwrap();
         Self { header, directory: Vec::new(), redundant: Vec::new(), content_id_at: None, unpacked: Mutex::default() }
+    }
+
+    /// What the format calls an image of one file that is like this.
+    pub(super) fn create_type(&self) -> &'static str {
+        if self.is_compressed() { "streamOptimized" } else { "monolithicSparse" }
+    }
+
+    /// Whether a writer did not close it.
+    pub(super) fn is_unclean(&self) -> bool {
+        self.header.unclean
     }
 
     pub(super) fn is_compressed(&self) -> bool {
@@ -231,7 +244,7 @@ fn read_directory(file: &ImageFile, sector: u64, count: usize) -> Result<Vec<u32
     let bytes = file.read_metadata(start, count * 4, "grain directory")?;
     let directory: Vec<u32> = bytes.chunks_exact(4).map(|entry| le32(entry, 0)).collect();
     // Tables are written where this says, which must not make the file longer.
-    let file_bytes = file.len_bytes()?;
+    let file_bytes = file.len_bytes();
     match directory.iter().find(|sector| u64::from(**sector) * SECTOR_BYTES + TABLE_BYTES as u64 > file_bytes) {
         Some(sector) => Err(corrupt(format!("a VMDK grain table at sector {sector} lies outside the file"))),
         None => Ok(directory),
@@ -346,8 +359,9 @@ impl SparseLayout {
     }
 }
 
-/// Writes a new monolithicSparse image into an empty file: all tables are there and empty.
-pub(super) fn write_new(file: &File, name: &str, capacity: u64) -> Result<(), BlockError> {
+/// Writes a new sparse file of so many sectors into an empty file: all tables are there and empty. With the text of a
+/// descriptor it is an image, without one an extent.
+pub(super) fn write_new(file: &ImageFile, text: Option<&str>, capacity: u64) -> Result<(), BlockError> {
     let tables = capacity.div_ceil(GRAIN_SECTORS * TABLE_ENTRIES);
     let table_sectors = TABLE_BYTES as u64 / SECTOR_BYTES;
     let directory_sectors = (tables * 4).div_ceil(SECTOR_BYTES);
@@ -359,22 +373,24 @@ pub(super) fn write_new(file: &File, name: &str, capacity: u64) -> Result<(), Bl
         flags: flag::NEWLINES | flag::REDUNDANT,
         capacity,
         grain: GRAIN_SECTORS,
-        descriptor: 1,
-        descriptor_sectors: DESCRIPTOR_SECTORS,
+        descriptor: u64::from(text.is_some()),
+        descriptor_sectors: if text.is_some() { DESCRIPTOR_SECTORS } else { 0 },
         redundant_directory,
         directory,
         overhead: end.next_multiple_of(GRAIN_SECTORS),
+        unclean: false,
     };
-    create::put_at(file, 0, &header.bytes())?;
-    let text = descriptor::new_text("monolithicSparse", name, capacity);
-    create::put_at(file, SECTOR_BYTES, text.as_bytes())?;
+    file.write_bytes(0, &header.bytes())?;
+    if let Some(text) = text {
+        file.write_bytes(SECTOR_BYTES, text.as_bytes())?;
+    }
     for start in [redundant_directory, directory] {
         let first = start + directory_sectors;
         let entries: Vec<u8> = (0..tables)
             // Two TiB have 65536 tables, far below 2^32 sectors.
             .flat_map(|table| ((first + table * table_sectors) as u32).to_le_bytes())
             .collect();
-        create::put_at(file, start * SECTOR_BYTES, &entries)?;
+        file.write_bytes(start * SECTOR_BYTES, &entries)?;
     }
-    create::set_len(file, header.overhead * SECTOR_BYTES)
+    file.set_len(header.overhead * SECTOR_BYTES)
 }

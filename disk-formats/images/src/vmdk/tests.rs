@@ -1,9 +1,11 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use benchtop_block::conformance::{self, read, write};
+use benchtop_block::{BlockErrorKind, DiskBackend};
 
 use super::*;
 use crate::RawDisk;
+use crate::file::recording;
 use crate::mapped::crash;
 use crate::mapped::testing::{content, fill, flip_bits, open_file, qemu_compare, qemu_img, sample_raw};
 
@@ -34,14 +36,27 @@ fn new_path() -> (tempfile::TempDir, PathBuf) {
 fn conforms() {
     conformance::run(|| {
         let (_directory, path) = new_path();
-        VmdkDisk::open(create(&path, SIZE).unwrap(), false, &mut alone).unwrap()
+        VmdkDisk::open(create(&path, SIZE, VmdkKind::MonolithicSparse).unwrap(), false, &mut alone).unwrap()
     });
+}
+
+#[test]
+fn images_of_several_files_conform() {
+    for kind in [VmdkKind::MonolithicFlat, VmdkKind::SplitSparse, VmdkKind::SplitFlat] {
+        let directories = std::cell::RefCell::new(Vec::new());
+        conformance::run(|| {
+            let (directory, path) = new_path();
+            drop(create(&path, SIZE, kind).unwrap());
+            directories.borrow_mut().push(directory);
+            open(&path, false).unwrap()
+        });
+    }
 }
 
 #[test]
 fn survives_power_cuts() {
     let (_directory, path) = new_path();
-    create(&path, SIZE).unwrap();
+    create(&path, SIZE, VmdkKind::MonolithicSparse).unwrap();
     crash::check(&std::fs::read(&path).unwrap(), 64 << 10, |file| boxed(file, false));
 }
 
@@ -52,7 +67,7 @@ fn qemu_reads_what_we_write() {
     // Of three grain tables.
     let size = SIZE + (64 << 20);
     let bytes = sample_raw(&raw, size);
-    let disk = VmdkDisk::open(create(&path, size).unwrap(), false, &mut alone).unwrap();
+    let disk = VmdkDisk::open(create(&path, size, VmdkKind::MonolithicSparse).unwrap(), false, &mut alone).unwrap();
     fill(&disk, &bytes);
     assert!(content(&disk) == bytes);
     drop(disk);
@@ -126,7 +141,8 @@ fn we_read_and_write_what_qemu_writes() {
 fn more_tables_than_the_cache_holds() {
     const TABLES: u64 = 2500;
     let (_directory, path) = new_path();
-    let disk = VmdkDisk::open(create(&path, TABLES << 25).unwrap(), false, &mut alone).unwrap();
+    let disk =
+        VmdkDisk::open(create(&path, TABLES << 25, VmdkKind::MonolithicSparse).unwrap(), false, &mut alone).unwrap();
     for table in 0..TABLES {
         write(&disk, table << 25, &[table as u8 | 1; 512], &[], false).unwrap();
     }
@@ -159,7 +175,7 @@ fn split(folder: &Path) -> PathBuf {
     for (index, sectors) in [40u64, 17, 300, 33].into_iter().enumerate() {
         let name = format!("split-{index}.vmdk");
         if index % 2 == 0 {
-            create(&folder.join(&name), sectors * 512).unwrap();
+            create(&folder.join(&name), sectors * 512, VmdkKind::MonolithicSparse).unwrap();
             text += &format!("RW {sectors} SPARSE \"{name}\"\n");
         } else {
             File::create(folder.join(&name)).unwrap().set_len((sectors + 5) * 512).unwrap();
@@ -189,7 +205,7 @@ fn a_failed_sync_of_one_extent_poisons_all() {
     let path = split(folder.path());
     let disk = open(&path, false).unwrap();
     write(&disk, 0, &[1; 512], &[], false).unwrap();
-    crash::fail_sync_after(2);
+    recording::fail_syncs_after(2, 1);
     disk.flush().unwrap_err();
     assert_eq!(write(&disk, 389 * 512, &[2; 512], &[], false).unwrap_err().kind(), BlockErrorKind::Poisoned);
     disk.reopen().unwrap();
@@ -230,7 +246,7 @@ fn extents_are_asked_for_and_may_be_refused() {
 #[test]
 fn damage_is_an_error() {
     let (_directory, path) = new_path();
-    let disk = VmdkDisk::open(create(&path, 1 << 20).unwrap(), false, &mut alone).unwrap();
+    let disk = VmdkDisk::open(create(&path, 1 << 20, VmdkKind::MonolithicSparse).unwrap(), false, &mut alone).unwrap();
     write(&disk, 0, &[1; 4096], &[], true).unwrap();
     drop(disk);
     // Header, descriptor, both directories; the first entries of the tables.

@@ -166,16 +166,16 @@ fn a_failed_sync_poisons_until_reopen_writes_everything_again() {
     let disk = Qcow2Disk::open(create(&path, &options(1 << 20, 65536, 16, false)).unwrap(), false).unwrap();
     write(&disk, 0, &[1; 4096], &[], true).unwrap();
     write(&disk, 65536, &[2; 4096], &[], false).unwrap();
-    *disk.file.journal.fail_syncs.lock() = 1;
+    recording::fail_syncs_after(0, 1);
     assert_eq!(disk.flush().unwrap_err().kind(), BlockErrorKind::Poisoned);
     for refused in [write(&disk, 0, &[3; 512], &[], false), disk.flush(), disk.discard(0, 512)] {
         assert_eq!(refused.unwrap_err().kind(), BlockErrorKind::Poisoned);
     }
     assert_eq!(read(&disk, 65536, 4096, &[]).unwrap(), [2; 4096]);
-    *disk.file.journal.fail_syncs.lock() = 2;
+    recording::fail_syncs_after(0, 2);
     disk.reopen().unwrap_err();
     assert_eq!(disk.flush().unwrap_err().kind(), BlockErrorKind::Poisoned);
-    *disk.file.journal.fail_syncs.lock() = 0;
+    recording::fail_syncs_after(0, 0);
     disk.reopen().unwrap();
     write(&disk, 65536, &[4; 512], &[], true).unwrap();
     drop(disk);

@@ -33,8 +33,8 @@ fn record(shape: &CreateOptions, mut work: impl FnMut(&mut Put<'_>, &mut dyn FnM
     let path = place.path("disk.qcow2");
     let disk = Qcow2Disk::open(create(&path, shape).unwrap(), false).unwrap();
     let before = std::fs::read(&path).unwrap();
-    *disk.file.journal.events.lock() = Some(Vec::new());
-    let count = || disk.file.journal.events.lock().as_ref().unwrap().len();
+    recording::start();
+    let count = recording::count;
     let did = std::cell::RefCell::new(Vec::new());
     let tag = std::cell::Cell::new(0);
     let mut put = |sector: u64, sectors: u64, discards: bool| {
@@ -56,21 +56,21 @@ fn record(shape: &CreateOptions, mut work: impl FnMut(&mut Put<'_>, &mut dyn FnM
         did.borrow_mut().push(Did::Flushed(count()));
     };
     work(&mut put, &mut flush);
-    let events = disk.file.journal.events.lock().take().unwrap();
+    let events = recording::take();
     Story { before, events, did: did.into_inner(), size_bytes: shape.size_bytes }
 }
 
 impl Story {
     /// The file after a cut before event `cut`: all that was synced, and by chance any sectors of the rest.
     fn image(&self, cut: usize, chance: &mut Sequence, honour_syncs: bool) -> Vec<u8> {
-        let synced = self.events[..cut].iter().rposition(|event| honour_syncs && matches!(event, Event::Synced));
+        let synced = self.events[..cut].iter().rposition(|event| honour_syncs && matches!(event, Event::Sync));
         let synced = synced.map_or(0, |at| at + 1);
         let mut image = self.before.clone();
         let odds = chance.below(5);
         for (index, event) in self.events[..cut].iter().enumerate() {
             let mut kept = || index < synced || chance.below(4) < odds;
             match event {
-                Event::Wrote(offset, bytes) => {
+                Event::Write(offset, bytes) => {
                     let mut at = 0;
                     while at < bytes.len() {
                         let offset = *offset as usize + at;
@@ -82,8 +82,8 @@ impl Story {
                         at += len;
                     }
                 }
-                Event::Grew(len) if kept() => image.resize(image.len().max(*len as usize), 0),
-                Event::Punched(offset, len) if kept() => {
+                Event::SetLen(len) if kept() => image.resize(image.len().max(*len as usize), 0),
+                Event::Zero(offset, len) if kept() => {
                     let end = image.len().min((offset + len) as usize);
                     image[(*offset as usize).min(end)..end].fill(0);
                 }
@@ -179,7 +179,7 @@ fn a_cut_while_the_refcount_table_grows_is_survived() {
         flush();
     };
     let story = record(&shape, work);
-    let switch = |event: &Event| matches!(event, Event::Wrote(48, _));
+    let switch = |event: &Event| matches!(event, Event::Write(48, _));
     let grown = story.events.iter().position(switch).expect("the table grew");
     let mut chance = Sequence::new(7);
     for cut in grown - 20..(grown + 40).min(story.events.len()) {

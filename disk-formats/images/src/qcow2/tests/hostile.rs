@@ -8,7 +8,8 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 
 use super::*;
-use crate::qcow2::layout::{COMPRESSED, be64};
+use crate::fields::be64;
+use crate::qcow2::layout::COMPRESSED;
 
 const DISK_BYTES: u64 = 128 << 10;
 
@@ -243,8 +244,7 @@ fn packed_data_that_lies_is_corrupt_or_wrong_but_no_more() {
             let mut padded = vec![0u8; 512];
             padded.extend(packed);
             let len_bytes = padded.len() as u64 - 512;
-            let len = padded.len() as u64;
-            let file = ImageFile::unlocked(memory_file(&padded), len, true);
+            let file = ImageFile::open_unlocked(memory_file(&padded), true).unwrap();
             let layout = layout::Layout { version: 3, cluster_bits: 16, refcount_order: 4, extended: false };
             Unpacker::new(&layout, compression).cluster(&layout::Compressed { offset_bytes: 512, len_bytes }, &file)
         };

@@ -3,9 +3,12 @@
 use benchtop_block::{BlockError, BlockErrorKind, DiskBackend, DiskInfo, Extent, pieces};
 use benchtop_memory::VolatileSlice;
 
-use super::ImageFile;
+use crate::file::ImageFile;
+use crate::image::CheckReport;
+use crate::mapped::Checked;
 
 /// The part from `start_bytes` of the file on, as long as `info` says.
+#[derive(Debug)]
 pub(crate) struct FlatDisk {
     file: ImageFile,
     start_bytes: u64,
@@ -17,7 +20,7 @@ impl FlatDisk {
     /// `Corrupt` where the file ends before the part does.
     pub(crate) fn new(file: ImageFile, start_bytes: u64, info: DiskInfo) -> Result<Self, BlockError> {
         let end = start_bytes.checked_add(info.size_bytes);
-        let file_bytes = file.len_bytes()?;
+        let file_bytes = file.len_bytes();
         if end.is_none_or(|end| end > file_bytes) {
             let context = format!("a disk of {:#x} bytes does not fit into a file of {file_bytes:#x}", info.size_bytes);
             return Err(BlockError::new(BlockErrorKind::Corrupt, context));
@@ -36,6 +39,13 @@ impl FlatDisk {
     }
 }
 
+impl Checked for FlatDisk {
+    /// That the part lies in the file was checked when it was opened.
+    fn check(&self) -> Result<CheckReport, BlockError> {
+        Ok(CheckReport::default())
+    }
+}
+
 impl DiskBackend for FlatDisk {
     fn info(&self) -> DiskInfo {
         self.info.clone()
@@ -48,8 +58,8 @@ impl DiskBackend for FlatDisk {
 
     fn write_at(&self, offset_bytes: u64, from: &[VolatileSlice<'_>], fua: bool) -> Result<(), BlockError> {
         self.check_write(offset_bytes, pieces::len_bytes(from))?;
-        self.file.write(self.in_file(offset_bytes), from)?;
-        if fua { self.file.sync().map_err(|error| self.file.forced(error)) } else { Ok(()) }
+        let at = self.in_file(offset_bytes);
+        if fua { self.file.write_durably(at, from) } else { self.file.write(at, from) }
     }
 
     fn flush(&self) -> Result<(), BlockError> {
@@ -70,6 +80,6 @@ impl DiskBackend for FlatDisk {
     }
 
     fn reopen(&self) -> Result<(), BlockError> {
-        self.file.reopen(self.in_file(self.info.size_bytes))
+        self.file.reopen()
     }
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use benchtop_block::{BlockError, BlockErrorKind, SECTOR_BYTES};
 
+use super::ImageFile;
+
 /// Refuses a size that is not a positive number of whole sectors, or more than the format holds.
 ///
 /// # Errors
@@ -22,12 +24,15 @@ pub(crate) fn check_size(size_bytes: u64, max_bytes: u64, format: &str) -> Resul
     Ok(())
 }
 
-/// Creates a file, lets `fill` write it, and gives it its name when it is durable. A file that exists is never
-/// replaced. The answer is open for reading and writing.
+/// Creates a file only its owner can read, lets `fill` write it, and gives it its name when it is durable. A file that
+/// exists is never replaced. The answer is open for reading and writing.
 ///
 /// # Errors
 /// `fill`'s, or the host's, with `AlreadyExists` as its cause where the name is taken.
-pub(crate) fn create_file(path: &Path, fill: impl FnOnce(&File) -> Result<(), BlockError>) -> Result<File, BlockError> {
+pub(crate) fn create_file(
+    path: &Path,
+    fill: impl FnOnce(&ImageFile) -> Result<(), BlockError>,
+) -> Result<File, BlockError> {
     let failed = |error| BlockError::from_io(format!("the image can not be created: {}", path.display()), error);
     let temporary = temporary_name(path).map_err(failed)?;
     let mut options = OpenOptions::new();
@@ -36,32 +41,15 @@ pub(crate) fn create_file(path: &Path, fill: impl FnOnce(&File) -> Result<(), Bl
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let file = options.open(&temporary).map_err(failed)?;
     let unfinished = Unfinished(&temporary);
+    let file = ImageFile::open_unlocked(file, false)?;
     fill(&file)?;
+    let file = file.into_inner();
     file.sync_all()
         .and_then(|()| rename_new(&temporary, path))
         .and_then(|()| sync_directory(path).inspect_err(|_error| std::fs::remove_file(path).unwrap_or_default()))
         .map_err(failed)?;
     drop(unfinished);
     Ok(file)
-}
-
-/// Writes `bytes` at `offset_bytes` of a file that is being created.
-///
-/// # Errors
-/// The host's.
-pub(crate) fn put_at(file: &File, offset_bytes: u64, bytes: &[u8]) -> Result<(), BlockError> {
-    let mut bytes = bytes.to_vec();
-    let slices = [benchtop_memory::VolatileSlice::from(&mut bytes[..])];
-    benchtop_block::file::write_at(file, offset_bytes, &slices, benchtop_block::file::Durability::Accepted)
-        .map_err(|error| BlockError::from_io("the image can not be written", error))
-}
-
-/// Makes a file that is being created `len_bytes` long.
-///
-/// # Errors
-/// The host's.
-pub(crate) fn set_len(file: &File, len_bytes: u64) -> Result<(), BlockError> {
-    file.set_len(len_bytes).map_err(|error| BlockError::from_io("the image can not be made that long", error))
 }
 
 /// Removes a temporary name when it has served.
@@ -83,7 +71,7 @@ fn temporary_name(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(temporary))
 }
 
-/// Gives a file its name unless that is taken.
+/// Gives a file its name unless that is taken. File systems without the rename that refuses have hard links.
 #[cfg(target_os = "linux")]
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};

@@ -4,7 +4,7 @@ use benchtop_memory::VolatileSlice;
 
 /// What is left of a scatter list.
 #[derive(Debug)]
-pub(super) struct Scatter<'s, 'm> {
+pub(crate) struct Scatter<'s, 'm> {
     slices: &'s [VolatileSlice<'m>],
     /// Bytes of the first slice that were taken.
     taken: usize,
@@ -12,12 +12,12 @@ pub(super) struct Scatter<'s, 'm> {
 
 impl<'s, 'm> Scatter<'s, 'm> {
     /// All of `slices`.
-    pub fn new(slices: &'s [VolatileSlice<'m>]) -> Self {
+    pub(crate) fn new(slices: &'s [VolatileSlice<'m>]) -> Self {
         Self { slices, taken: 0 }
     }
 
     /// The next `len_bytes`, or what is left.
-    pub fn take(&mut self, len_bytes: u64) -> Vec<VolatileSlice<'m>> {
+    pub(crate) fn take(&mut self, len_bytes: u64) -> Vec<VolatileSlice<'m>> {
         let mut wanted = usize::try_from(len_bytes).unwrap_or(usize::MAX);
         let mut list = Vec::new();
         while let Some((first, rest)) = self.slices.split_first() {
