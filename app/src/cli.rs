@@ -16,7 +16,8 @@ use crate::verbs;
 )]
 #[command(after_help = "VM is a name in the library (~/Benchtop or $BENCHTOP_LIBRARY) or a path to a bundle.\n\
     Sizes are written 512M, 4G. Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 wrong state,\n\
-    5 permission or host, 8 no space, 9 timeout, 130 interrupted.")]
+    5 permission or host, 6 bad password, 7 integrity, 8 no space, 9 timeout, 10 damage found,\n\
+    11 leaked space found, 130 interrupted.")]
 pub struct Cli {
     /// Global options.
     #[command(flatten)]
@@ -132,7 +133,7 @@ pub enum Verb {
     Detach(verbs::detach::Detach),
     /// Insert or eject a disc
     Cd(verbs::cd::Cd),
-    /// Make and look at disk images
+    /// Make, look at, copy and serve disk images
     Disk(verbs::disk::Disk),
     /// Show what devices and CPUs do
     Stats(verbs::stats::Stats),

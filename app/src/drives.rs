@@ -1,9 +1,9 @@
-//! `--disk` and its options: `SIZE[,bus=ide][,cache=M]` and `FILE[,bus=…][,cache=…][,format=…]`.
+//! `--disk` and its options: `SIZE[,bus=ide][,cache=M][,format=F]` and `FILE[,bus=…][,cache=…][,format=…]`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use benchtop_control::config::{CacheMode, DiskBus};
+use benchtop_control::config::{CacheMode, DiskBus, DiskFormat};
 use benchtop_control::{Failure, FailureKind, Size};
 
 use crate::cli::not_built;
@@ -16,7 +16,7 @@ pub struct DriveOptions {
     /// Cache mode.
     pub cache: CacheMode,
     /// Image format, where it is said.
-    pub format: Option<String>,
+    pub format: Option<DiskFormat>,
 }
 
 /// A disk to make.
@@ -59,13 +59,10 @@ fn split(text: &str) -> Result<(&str, DriveOptions), Failure> {
                 _ => return Err(usage(text, format!("`{value}` is no disk controller."))),
             },
             "cache" => options.cache = CacheMode::from_str(value).map_err(|why| usage(text, why))?,
-            "format" => match value {
-                "raw" => options.format = Some(value.to_owned()),
-                "strata" | "qcow2" | "vmdk" | "vdi" | "vhd" | "vhdx" | "nbd" => {
-                    return Err(not_built(&format!("the disk format {value}")));
-                }
-                _ => return Err(usage(text, format!("`{value}` is no disk format."))),
-            },
+            "format" if value == "nbd" => return Err(not_built("disks that an NBD server has")),
+            "format" => {
+                options.format = Some(DiskFormat::from_str(value).map_err(|why| usage(text, format!("{why}.")))?);
+            }
             _ => break,
         }
         rest = before;
@@ -129,12 +126,13 @@ mod tests {
         let file = DiskFile::parse("a,b=c.img,cache=unsafe").unwrap();
         assert_eq!(file.path, PathBuf::from("a,b=c.img"));
         assert_eq!(file.options.cache, CacheMode::Unsafe);
+        assert_eq!(DiskFile::parse("x,format=vhdx").unwrap().options.format, Some(DiskFormat::Vhdx));
     }
 
     #[test]
     fn what_is_not_built_is_told_from_what_is_wrong() {
         assert_eq!(NewDisk::parse("20G,bus=lsi").unwrap_err().kind, FailureKind::Failed);
-        for wrong in ["20G,bus=scsi", "0", "1", "x", "20G,cache=fast", "20G,speed=9", ""] {
+        for wrong in ["20G,bus=scsi", "0", "1", "x", "20G,cache=fast", "20G,speed=9", "20G,format=tape", ""] {
             assert_eq!(NewDisk::parse(wrong).unwrap_err().kind, FailureKind::Usage, "{wrong}");
         }
     }

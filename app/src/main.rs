@@ -6,11 +6,15 @@
 mod cli;
 mod drives;
 mod files;
+mod image;
 mod output;
+mod password;
 mod plain;
 mod progress;
+mod signals;
 mod target;
 mod verbs;
+mod when;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -168,11 +168,11 @@ fn a_configuration_that_leads_out_of_its_bundle() {
     world.ok(["new", "one", "--disk", "1M", "--memory", "64M"]);
     let path = world.bundle("one").join("machine.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("disks/disk0.raw", "../../../etc/passwd")).unwrap();
+    std::fs::write(&path, text.replace("disks/disk0.strata", "../../../etc/passwd")).unwrap();
     world.fails(1, ["start", "one"]);
     std::fs::write(&path, text).unwrap();
-    std::fs::remove_file(world.bundle("one").join("disks/disk0.raw")).unwrap();
-    std::os::unix::fs::symlink("/etc/passwd", world.bundle("one").join("disks/disk0.raw")).unwrap();
+    std::fs::remove_file(world.bundle("one").join("disks/disk0.strata")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", world.bundle("one").join("disks/disk0.strata")).unwrap();
     if can_run_vms("a_configuration_that_leads_out_of_its_bundle") {
         world.fails(5, ["start", "one"]);
     }
@@ -251,8 +251,18 @@ fn a_disk_in_use() {
     }
     let world = World::new();
     world.ok(["new", "one", "--disk", "1M", "--memory", "64M", "--start"]);
-    let disk = world.bundle("one").join("disks/disk0.raw");
+    let disk = world.bundle("one").join("disks/disk0.strata");
     world.fails(4, ["boot".as_ref(), "--disk".as_ref(), disk.as_os_str()]);
+    world.fails(4, ["disk".as_ref(), "check".as_ref(), disk.as_os_str()]);
+    for action in ["check", "repair", "map"] {
+        world.fails(4, ["disk", action, "one:disk0"]);
+    }
+    for more in
+        [&["snap", "take", "one:disk0", "x"][..], &["convert", "one:disk0", "x.raw"], &["resize", "one:disk0", "2M"]]
+    {
+        world.fails(4, [&["disk"], more].concat());
+    }
+    assert_eq!(world.json(["disk", "info", "one:disk0"]).1["in_use"], true);
     world.fails(4, ["start", "one"]);
     world.fails(4, ["rm", "one", "--yes"]);
     world.fails(4, ["set", "one", "cpus=1"]);

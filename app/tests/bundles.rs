@@ -23,12 +23,58 @@ fn a_vm_from_new_to_rm() {
     assert_eq!(list["schema"], "benchtop.list/1");
     assert_eq!(list["vms"][0]["name"], "one");
     let (_, disk) = world.json(["disk", "info", "one:disk0"]);
-    assert_eq!((&disk["format"], &disk["size_bytes"]), (&"raw".into(), &(64 << 20).into()));
-    assert_eq!(disk["allocated_bytes"], 0);
+    assert_eq!((&disk["format"], &disk["size_bytes"]), (&"strata".into(), &(64 << 20).into()));
+    assert!(disk["allocated_bytes"].as_u64().unwrap() < 1 << 20, "{disk}");
+    assert_eq!(
+        (&shown["devices"][0]["format"], &shown["devices"][1]["format"]),
+        (&"strata".into(), &None::<u8>.into())
+    );
     // Without a terminal, only --yes confirms.
     world.fails(2, ["rm", "one"]);
     world.ok(["rm", "one", "--yes"]);
     world.fails(3, ["show", "one"]);
+}
+
+#[test]
+fn disks_of_a_new_vm_have_the_format_that_was_asked_for() {
+    let world = World::new();
+    for format in ["strata", "raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx"] {
+        world.ok(["new", format, "--disk", &format!("64M,format={format}"), "--memory", "64M"]);
+        let (_, shown) = world.json(["show", format]);
+        let device = &shown["devices"][0];
+        assert_eq!((&device["format"], &device["size_bytes"]), (&format.into(), &(64 << 20).into()), "{shown}");
+        world.ok(["disk", "check", &format!("{format}:disk0")]);
+        // What the file says of itself does not count: it is the guest's.
+        world.fails(
+            2,
+            ["disk", "info", &format!("{format}:disk0,format={}", if format == "raw" { "vdi" } else { "raw" })],
+        );
+    }
+    world.fails(2, ["new", "none", "--encrypt", "--memory", "64M"]);
+    world.fails(2, ["new", "none", "--encrypt", "--disk", "1M,format=raw", "--memory", "64M"]);
+    world.fails(6, ["new", "none", "--encrypt", "--disk", "1M", "--memory", "64M"]);
+    world.fails(3, ["show", "none"]);
+}
+
+/// A guest can write any signature into its raw disk.
+#[test]
+fn a_raw_disk_of_a_vm_stays_raw() {
+    let world = World::new();
+    world.ok(["new", "one", "--disk", "1M,format=raw", "--memory", "64M"]);
+    let path = world.bundle("one").join("disks/disk0.raw");
+    let mut content = vec![0; 1 << 20];
+    content[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    std::fs::write(&path, &content).unwrap();
+    world.ok(["disk", "convert", "one:disk0", "x.raw"]);
+    assert!(std::fs::read(world.path("x.raw")).unwrap() == content);
+    world.fails(1, ["disk", "convert", "x.raw", "y.raw"]);
+    world.ok(["disk", "convert", "x.raw,format=raw", "y.raw"]);
+    assert!(std::fs::read(world.path("y.raw")).unwrap() == content);
+    // The bundle can not make other files readable either.
+    let config = world.bundle("one").join("machine.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("format = \"raw\"", "format = \"qcow2\"")).unwrap();
+    world.fails(1, ["disk", "convert", "one:disk0", "z.raw"]);
 }
 
 #[test]
@@ -37,7 +83,10 @@ fn bundles_belong_to_their_user_alone() {
     let world = World::new();
     world.ok(["new", "one", "--disk", "1M", "--memory", "64M"]);
     let mode = |path: &str| std::fs::metadata(world.bundle("one").join(path)).unwrap().permissions().mode() & 0o777;
-    assert_eq!([mode("."), mode("disks"), mode("machine.toml"), mode("disks/disk0.raw")], [0o700, 0o700, 0o600, 0o600]);
+    assert_eq!(
+        [mode("."), mode("disks"), mode("machine.toml"), mode("disks/disk0.strata")],
+        [0o700, 0o700, 0o600, 0o600]
+    );
 }
 
 #[test]
@@ -128,10 +177,9 @@ fn what_is_not_built_says_so() {
         &["crypt", "enable", "one"],
         &["import", "x.ova"],
         &["export", "one", "x.ova"],
-        &["disk", "convert", "a", "b"],
-        &["disk", "create", "x.qcow2", "--size", "1G", "--format", "qcow2"],
+        &["disk", "trace", "record", "x.strata"],
+        &["disk", "mirror", "add", "one:disk0", "--to", "b"],
         &["attach", "one", "disk", "x.raw", "--bus", "lsi"],
-        &["new", "two", "--encrypt"],
         &["new", "two", "--disk", "1G,bus=pvscsi"],
         &["start", "one", "--accel", "software"],
         &["boot", "--accel", "whpx"],
@@ -168,6 +216,8 @@ fn disks_are_made_sparse_and_never_replaced() {
     assert_eq!((&info["size_bytes"], &info["allocated_bytes"]), (&(1 << 30).into(), &0.into()));
     world.fails(1, ["disk", "create", "a.raw", "--size", "2G"]);
     assert_eq!(std::fs::metadata(world.path("a.raw")).unwrap().len(), 1 << 30);
+    world.ok(["disk", "create", "c.strata", "--size", "1T"]);
+    assert!(world.json(["disk", "info", "c.strata"]).1["allocated_bytes"].as_u64().unwrap() < 1 << 20);
     world.fails(2, ["disk", "create", "b.raw", "--size", "0"]);
     world.fails(2, ["disk", "frobnicate"]);
     world.fails(3, ["disk", "info", "missing.raw"]);

@@ -55,6 +55,22 @@ impl Running {
         self.world.path("runtime/benchtop").join(&self.uuid).join(name)
     }
 
+    /// A verb that waits for the VM, which runs, long enough to be about to wait.
+    fn waiting(&self, verb: &[&str]) -> std::process::Child {
+        let mut command = self.world.command();
+        command.args(verb);
+        if verb[0] == "start" {
+            command.arg("--wait");
+        } else {
+            self.world.run(["start", "one"]);
+        }
+        // Input that stays open, so that a console stays connected.
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(soon(|| self.world.json(["show", "one"]).1["state"] == "running"));
+        std::thread::sleep(Duration::from_millis(700));
+        child
+    }
+
     fn socket(&self) -> UnixStream {
         let socket = UnixStream::connect(self.runtime("control.sock")).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -101,6 +117,39 @@ fn a_vm_from_start_to_stop() {
     assert_eq!(state(), "off");
     assert!(!vm.runtime("control.sock").exists() && !vm.runtime("screen").exists());
     vm.world.ok(["start", "one"]);
+}
+
+/// Its password is asked for at every start, and given in ways that nobody else sees.
+#[test]
+fn a_vm_with_an_encrypted_disk() {
+    if !can_run_vms("a_vm_with_an_encrypted_disk") {
+        return;
+    }
+    let world = World::new();
+    std::fs::write(world.path("right"), "open sesame").unwrap();
+    std::fs::write(world.path("wrong"), "please").unwrap();
+    let right = ["--password-file", "right"];
+    world.ok([&["new", "one", "--encrypt", "--disk", "8M", "--disk", "8M", "--memory", "64M"], &right[..]].concat());
+    assert!(world.fails(6, ["start", "one"]).stderr.contains("no password was given"));
+    assert!(world.fails(6, ["start", "one", "--password-file", "wrong"]).stderr.contains("wrong"));
+    world.ok([&["start", "one"], &right[..]].concat());
+    let (_, shown) = world.json(["show", "one"]);
+    assert_eq!((&shown["state"], &shown["devices"][1]["size_bytes"]), (&"running".into(), &(8 << 20).into()));
+    // Not among its arguments, nor in its environment; and a crash of it leaves no picture of its memory.
+    for file in ["cmdline", "environ"] {
+        let said = std::fs::read(format!("/proc/{}/{file}", shown["pid"])).unwrap();
+        assert!(!String::from_utf8_lossy(&said).contains("sesame"), "{file}");
+    }
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", shown["pid"])).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    world.ok(["stop", "one", "--force"]);
+    world.ok([&["disk", "check", "one:disk1"], &right[..]].concat());
+    let disk = world.bundle("one").join("disks/disk0.strata");
+    let boot = ["boot", "--memory", "64M", "--timeout", "60s", "--until", "SeaBIOS", "--disk", disk.to_str().unwrap()];
+    world.fails(6, boot);
+    world.ok([&boot[..], &right].concat());
+    world.ok([&boot[..], &right, &["--discard-writes"]].concat());
 }
 
 #[test]
@@ -369,18 +418,7 @@ fn a_killed_monitor_is_told_to_who_waits() {
     let test = "a_killed_monitor_is_told_to_who_waits";
     let Some(vm) = Running::start(test) else { return };
     for verb in [&["stop", "one"][..], &["console", "one"], &["stats", "one", "--watch", "200ms"], &["start", "one"]] {
-        let mut command = vm.world.command();
-        command.args(verb);
-        if verb[0] == "start" {
-            command.arg("--wait");
-        } else {
-            vm.world.run(["start", "one"]);
-        }
-        // Input that stays open, so that a console stays connected.
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let running = || vm.world.json(["show", "one"]).1["state"] == "running";
-        assert!(soon(running));
-        std::thread::sleep(Duration::from_millis(700));
+        let child = vm.waiting(verb);
         kill(vm.world.json(["show", "one"]).1["pid"].as_u64().unwrap());
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
@@ -395,16 +433,7 @@ fn a_killed_monitor_is_told_to_who_waits() {
 fn a_good_end_is_told_to_who_waits() {
     let Some(vm) = Running::start("a_good_end_is_told_to_who_waits") else { return };
     for verb in [&["stop", "one"][..], &["console", "one"], &["stats", "one", "--watch", "10s"], &["start", "one"]] {
-        let mut command = vm.world.command();
-        command.args(verb);
-        if verb[0] == "start" {
-            command.arg("--wait");
-        } else {
-            vm.world.run(["start", "one"]);
-        }
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        assert!(soon(|| vm.world.json(["show", "one"]).1["state"] == "running"));
-        std::thread::sleep(Duration::from_millis(700));
+        let child = vm.waiting(verb);
         vm.world.ok(["stop", "one", "--force"]);
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

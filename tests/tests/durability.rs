@@ -88,7 +88,7 @@ fn a_bundle_outlives_its_monitor_and_a_half_done_set() -> Result<()> {
     let bench = Bench::new()?;
     let iso = bench.path("guest.iso");
     fs::rename(bench.bare_iso("mode=writeloop")?, &iso)?;
-    let disk = format!("{},cache=writethrough", u64::from(SLOTS) * SLOT_BYTES);
+    let disk = format!("{},cache=writethrough,format=raw", u64::from(SLOTS) * SLOT_BYTES);
     let mut guest = bench.new_vm("killed", &disk, &iso)?;
     let image = guest.image()?;
     let mut memory_bytes = guest.show()?["memory_bytes"].clone();

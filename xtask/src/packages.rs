@@ -49,6 +49,8 @@ pub const PYTHON: Need =
 /// What images are compared by.
 pub const QEMU_TOOLS: Need =
     Need { probe: Probe::Program("qemu-img"), debian: "qemu-utils", fedora: "qemu-img", arch: "qemu-img" };
+/// What puts a load on NBD servers.
+pub const FIO: Need = Need { probe: Probe::Program("fio"), debian: "fio", fedora: "fio", arch: "fio" };
 /// The peer of the benchmarks.
 pub const QEMU: Need = Need {
     probe: Probe::Program("qemu-system-x86_64"),

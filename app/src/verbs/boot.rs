@@ -9,13 +9,15 @@ use std::time::Duration;
 use benchtop_control::config::{BootFrom, CPU_MODEL, CPUS_MAX, IDE_DRIVES_MAX};
 use benchtop_control::names::check_vm_name;
 use benchtop_control::{Failure, FailureKind, Library, Size};
-use benchtop_machine::monitor::open::{self, DiskUse, Opened};
+use benchtop_machine::monitor::image::ImageUse;
+use benchtop_machine::monitor::open::{self, DiskUse, Opened, VmDisk};
 use benchtop_machine::monitor::{firmware, host};
-use benchtop_machine::{CdPart, DirectKernel, DiskPart};
+use benchtop_machine::{CdPart, DirectKernel};
 use clap::Args;
 
 use crate::cli::AccelChoice;
 use crate::drives::DiskFile;
+use crate::image::{Access, Source};
 use crate::output::Output;
 use crate::verbs::start::create;
 
@@ -31,7 +33,7 @@ pub struct Boot {
     #[arg(
         long = "disk",
         value_name = "FILE",
-        help = "Disk: FILE[,bus=ide][,cache=writethrough|writeback|unsafe][,format=raw]"
+        help = "Disk: FILE[,bus=ide][,cache=writethrough|writeback|unsafe][,format=strata|raw|…]"
     )]
     pub disks: Vec<String>,
     /// Kernel to start: bzImage or PVH ELF
@@ -85,6 +87,9 @@ pub struct Boot {
     /// End as soon as this text is seen on the serial port or the text screen
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub until: Option<String>,
+    /// How to open the disks: one password serves all.
+    #[command(flatten)]
+    pub access: Access,
 }
 
 impl Boot {
@@ -94,7 +99,7 @@ impl Boot {
     /// What failed.
     pub fn run(&self, output: &Output) -> Result<u8, Failure> {
         self.check(output)?;
-        let opened = self.open()?;
+        let opened = self.open(output)?;
         // Last, so that a VM that can not start leaves no empty files behind.
         let outputs = run::Outputs {
             serial: match self.serial.as_deref() {
@@ -140,22 +145,24 @@ impl Boot {
     }
 
     /// Opens everything.
-    fn open(&self) -> Result<Opened, Failure> {
+    fn open(&self, output: &Output) -> Result<Opened, Failure> {
         let hypervisor = open::open_hypervisor()?;
         let firmware = firmware::load(self.firmware.as_deref())?;
         let mut devices = Vec::new();
         let mut disks = Vec::new();
         for (index, text) in self.disks.iter().enumerate() {
             let file = DiskFile::parse(text)?;
-            let how = DiskUse {
-                cache: file.options.cache,
-                discard_writes: self.discard_writes,
-                is_raw: file.options.format.as_deref() == Some("raw"),
-            };
-            let disk = open::open_disk(&file.path, how)?;
+            let (cache, format, read_only) = (file.options.cache, file.options.format, self.discard_writes);
+            let source = Source::of_file(file.path.clone(), format);
+            let (disk, _) = self.access.password.unlock(output, &source.name, |password| {
+                source.with_named(output, &self.access, |options| {
+                    let image = ImageUse { format, read_only, password, named: options.named };
+                    open::open_disk(&file.path, DiskUse { cache, image })
+                })
+            })?;
             let name = format!("disk{index}");
-            devices.push(open::disk_info(&name, file.options.bus, &file.path, file.options.cache, &disk));
-            disks.push(DiskPart { name, bus: file.options.bus, disk, serial: format!("BTBOOT{index:02}") });
+            devices.push(open::disk_info(&name, file.options.bus, &file.path, &disk));
+            disks.push(VmDisk { name, bus: file.options.bus, image: disk, serial: format!("BTBOOT{index:02}") });
         }
         let medium = match &self.iso {
             Some(path) => Some(open::medium(open::open_iso(path)?, path)?),

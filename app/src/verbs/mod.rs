@@ -54,7 +54,7 @@ pub fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Verb::Attach(verb) => verb.run(output)?,
         Verb::Detach(verb) => verb.run(output)?,
         Verb::Cd(verb) => verb.run(output)?,
-        Verb::Disk(verb) => verb.run(output)?,
+        Verb::Disk(verb) => return verb.run(output),
         Verb::Stats(verb) => verb.run(output)?,
         Verb::Doctor(verb) => return verb.run(output),
         Verb::Completions(verb) => verb.run(output)?,

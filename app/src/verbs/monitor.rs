@@ -10,6 +10,7 @@ use std::time::Instant;
 use benchtop_machine::monitor::process;
 
 use crate::output::LossyStderr;
+use crate::signals::stop_on_signals;
 
 /// Its name: not for people, who say `start`.
 pub const VERB: &str = "__monitor";
@@ -45,18 +46,6 @@ fn take_stdin() -> std::io::Result<UnixStream> {
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     Ok(socket)
-}
-
-/// A socket that becomes readable when the process is asked to end.
-///
-/// # Errors
-/// The host's.
-pub fn stop_on_signals() -> std::io::Result<UnixStream> {
-    let (ours, theirs) = UnixStream::pair()?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
-        signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
-    }
-    Ok(ours)
 }
 
 /// Standard error, up to a limit.

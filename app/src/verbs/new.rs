@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use benchtop_control::config::{BootFrom, CdConfig, DiskConfig};
+use benchtop_control::config::{BootFrom, CdConfig, DiskConfig, DiskFormat};
 use benchtop_control::{Bundle, Failure, FailureKind, Library, Size, VmConfig};
 use benchtop_machine::monitor::{host, open};
+use benchtop_strata::Retention;
 use clap::Args;
 
-use crate::cli::{AccelChoice, not_built};
+use crate::cli::AccelChoice;
 use crate::drives::NewDisk;
 use crate::output::Output;
+use crate::password::PasswordArgs;
+use crate::verbs::disk::{NewImage, create_at, strata_in};
 use crate::verbs::start;
 
 /// `new`.
@@ -24,7 +27,7 @@ pub struct New {
     #[arg(
         long = "disk",
         value_name = "SIZE",
-        help = "Disk to make: SIZE[,bus=ide][,cache=writethrough|writeback|unsafe]"
+        help = "Disk to make: SIZE[,bus=ide][,cache=writethrough|writeback|unsafe][,format=strata|raw|…]"
     )]
     pub disks: Vec<String>,
     /// RAM
@@ -33,12 +36,15 @@ pub struct New {
     /// CPUs
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub cpus: u32,
-    /// Encrypt it (not built yet)
+    /// Encrypt its disks; the rest of the VM's folder is not encrypted
     #[arg(long)]
     pub encrypt: bool,
     /// Start it when it is made
     #[arg(long)]
     pub start: bool,
+    /// The password of its disks.
+    #[command(flatten)]
+    pub password: PasswordArgs,
 }
 
 impl New {
@@ -47,9 +53,6 @@ impl New {
     /// # Errors
     /// What failed; nothing is then left behind.
     pub fn run(&self, output: &Output) -> Result<(), Failure> {
-        if self.encrypt {
-            return Err(not_built("encryption"));
-        }
         let (path, name) = Library::of_user()?.place(&self.name)?;
         let disks = self.disks.iter().map(|text| NewDisk::parse(text)).collect::<Result<Vec<_>, _>>()?;
         host::check_memory(self.memory)?;
@@ -58,10 +61,13 @@ impl New {
         config.memory = self.memory;
         config.cpus = self.cpus;
         config.boot = if iso.is_some() { BootFrom::Cd } else { BootFrom::Disk };
+        self.check_encrypt(&disks)?;
         for (index, disk) in disks.iter().enumerate() {
+            let format = disk.options.format.unwrap_or(DiskFormat::Strata);
             config.disks.push(DiskConfig {
                 name: format!("disk{index}"),
-                file: format!("disks/disk{index}.raw").into(),
+                file: format!("disks/disk{index}.{format}").into(),
+                format,
                 bus: disk.options.bus,
                 cache: disk.options.cache,
                 serial: config.serial_for_disk(index),
@@ -76,30 +82,59 @@ impl New {
                 "Choose another value; nothing was changed.",
             )
         })?;
-        let files: Vec<(PathBuf, u64)> =
-            config.disks.iter().map(|disk| disk.file.clone()).zip(disks.iter().map(|disk| disk.size.bytes())).collect();
+        let password = if self.encrypt { Some(self.password.new_password(output, &config.name)?) } else { None };
+        let new: Vec<(PathBuf, NewImage)> = std::iter::zip(&config.disks, &disks)
+            .map(|(made, disk)| {
+                let (format, size_bytes, password) = (made.format, disk.size.bytes(), password.clone());
+                (made.file.clone(), NewImage { format, size_bytes, password, retention: Retention::default() })
+            })
+            .collect();
         let bundle = Bundle::create(&path, config, |bundle| {
-            for (file, bytes) in &files {
-                make_disk(bundle, file, *bytes)?;
-            }
-            Ok(())
+            new.iter().try_for_each(|(file, new)| make_disk(bundle, file, new))
         })?;
         if self.start {
-            start::start(output, &bundle, AccelChoice::Auto, None)?;
+            start::start(&bundle, AccelChoice::Auto, password.as_ref())?;
         }
         let config = bundle.config()?;
         let fields = serde_json::json!({
             "name": config.name, "path": bundle.path(), "uuid": config.uuid, "started": self.start,
+            "encrypted": self.encrypt,
         });
-        output.done("new", &fields, || format!("made {}", bundle.path().display()))
+        output.done("new", &fields, || match self.encrypt {
+            true => format!("made {}; its disks are encrypted, the rest is not", bundle.path().display()),
+            false => format!("made {}", bundle.path().display()),
+        })
+    }
+
+    /// Encryption is for disks, and of Strata.
+    fn check_encrypt(&self, disks: &[NewDisk]) -> Result<(), Failure> {
+        let plain = disks.iter().filter_map(|disk| disk.options.format).find(|format| *format != DiskFormat::Strata);
+        let why = match (self.encrypt, plain) {
+            (false, _) => return Ok(()),
+            (true, None) if !disks.is_empty() => return Ok(()),
+            (true, None) => "It has no disks, and only disks are encrypted.".to_owned(),
+            (true, Some(format)) => format!("Encrypted {format} disks are not made here."),
+        };
+        let what = format!("can not encrypt the VM `{}`", self.name);
+        Err(Failure::new(FailureKind::Usage, what, why, "Give it disks without a format, or leave --encrypt out."))
     }
 }
 
-/// Makes a sparse file.
-fn make_disk(bundle: &Bundle, file: &Path, bytes: u64) -> Result<(), Failure> {
-    let what = || format!("can not make the disk {}", file.display());
-    let made = bundle.create_file(file).map_err(|error| Failure::from_io(what(), &error))?;
-    made.set_len(bytes).and_then(|()| made.sync_all()).map_err(|error| Failure::from_io(what(), &error))
+/// Makes a disk in a new bundle.
+fn make_disk(bundle: &Bundle, file: &Path, new: &NewImage) -> Result<(), Failure> {
+    let what = format!("can not make the disk {}", file.display());
+    match new.format {
+        DiskFormat::Strata | DiskFormat::Raw => {
+            let made = bundle.create_file(file).map_err(|error| Failure::from_io(what.as_str(), &error))?;
+            if new.format == DiskFormat::Strata {
+                return strata_in(made, new, &what).map(drop);
+            }
+            made.set_len(new.size_bytes)
+                .and_then(|()| made.sync_all())
+                .map_err(|error| Failure::from_io(what.as_str(), &error))
+        }
+        _ => create_at(&bundle.path().join(file), new, &what).map(drop),
+    }
 }
 
 /// Checks that the VM will start with a disc, and says where it is for good.

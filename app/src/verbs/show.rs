@@ -1,8 +1,9 @@
 //! `show`: a VM and its devices.
 
 use benchtop_control::command::{DeviceInfo, VmInfo};
-use benchtop_control::config::DiskBus;
-use benchtop_control::{Failure, FailureKind, Size, VmState};
+use benchtop_control::config::{DiskBus, DiskConfig, DiskFormat};
+use benchtop_control::{Bundle, Failure, FailureKind, Size, VmState};
+use benchtop_machine::monitor::image;
 use clap::Args;
 use serde::Serialize;
 
@@ -80,22 +81,21 @@ impl Show {
 /// What the configuration says of a VM that is off.
 pub fn info_when_off(target: &Target) -> VmInfo {
     let config = &target.config;
-    let size = |path: &std::path::Path| {
-        target.bundle.open_file(path, false).and_then(|file| file.metadata()).ok().map(|metadata| metadata.len())
-    };
     let disks = config.disks.iter().map(|disk| DeviceInfo {
         name: disk.name.clone(),
         kind: "disk".to_owned(),
         bus: disk.bus,
         file: Some(disk.file.clone()),
+        format: Some(disk.format.name().to_owned()),
         cache: Some(disk.cache),
-        size_bytes: size(&disk.file),
+        size_bytes: size_bytes(&target.bundle, disk),
     });
     let cds = config.cds.iter().map(|cd| DeviceInfo {
         name: cd.name.clone(),
         kind: "cd".to_owned(),
         bus: DiskBus::Ide,
         file: cd.iso.clone(),
+        format: None,
         cache: None,
         size_bytes: cd.iso.as_ref().and_then(|iso| iso.metadata().ok()).map(|metadata| metadata.len()),
     });
@@ -111,6 +111,15 @@ pub fn info_when_off(target: &Target) -> VmInfo {
         devices: disks.chain(cds).collect(),
         sandbox: None,
     }
+}
+
+/// The size of a disk, where its image says it.
+fn size_bytes(bundle: &Bundle, disk: &DiskConfig) -> Option<u64> {
+    let file = bundle.open_file(&disk.file, false).ok()?;
+    if disk.format == DiskFormat::Strata {
+        return image::strata_facts(&file).map(|facts| facts.size_bytes);
+    }
+    benchtop_images::info(&file, image::image_format(disk.format)).ok().map(|info| info.virtual_bytes)
 }
 
 fn text(shown: &Shown) -> String {
@@ -141,7 +150,8 @@ fn text(shown: &Shown) -> String {
         let file = device.file.as_ref().map_or_else(|| "empty".to_owned(), |file| file.display().to_string());
         let size = device.size_bytes.map(|bytes| format!(", {}", Size(bytes).human())).unwrap_or_default();
         let cache = device.cache.map(|cache| format!(", {cache}")).unwrap_or_default();
-        row(&device.name, format!("{file}{size}{cache}"));
+        let format = device.format.as_ref().map(|format| format!(", {format}")).unwrap_or_default();
+        row(&device.name, format!("{file}{format}{size}{cache}"));
     }
     if let Some(sandbox) = &info.sandbox {
         let word = |on: bool| if on { "on" } else { "off" };

@@ -9,11 +9,13 @@ use std::process::{Child, Command as Process, Stdio};
 
 use benchtop_control::command::VmInfo;
 use benchtop_control::{Bundle, Client, Command, Failure, FailureKind, Library, VmState};
+use benchtop_machine::monitor::image::Password;
 use benchtop_machine::monitor::process::{StartRequest, receive_answer, send_request};
 use clap::Args;
 
 use crate::cli::{AccelChoice, not_built};
 use crate::output::Output;
+use crate::password::PasswordArgs;
 use crate::target::{Off, Target, ended_unexpectedly, follow, part_copies};
 use crate::verbs::monitor::VERB;
 
@@ -37,6 +39,9 @@ pub struct Start {
     /// Open its window (not built yet)
     #[arg(long)]
     pub gui: bool,
+    /// The password of its encrypted disks.
+    #[command(flatten)]
+    pub password: PasswordArgs,
 }
 
 impl Start {
@@ -60,7 +65,11 @@ impl Start {
             }
             Some(path) => (Some(create(Path::new(path))?.into()), None),
         };
-        let (mut info, monitor) = spawn(&bundle, self.accel, serial)?;
+        let name = bundle.folder_name().to_owned();
+        let ((mut info, monitor), _) =
+            self.password.unlock(output, &name, |password| spawn(&bundle, self.accel, serial.as_ref(), password))?;
+        // Only the monitor holds it now, so its end is the end of what is shown.
+        drop(serial);
         let target = Target { config: bundle.config()?, bundle };
         let waits = self.wait || shown.is_some();
         // Before the serial port is followed, so that no event is missed. Where this fails the VM goes off this very
@@ -114,22 +123,22 @@ fn wait_until_off(client: Option<Client>, mut monitor: Child, name: &str) -> Res
     }
 }
 
-/// Starts the monitor of `bundle` and waits until its guest runs. `serial` is where COM1's output goes.
+/// Starts the monitor of `bundle` and waits until its guest runs.
 ///
 /// # Errors
 /// What failed, here or in the monitor.
-pub fn start(
-    _output: &Output,
-    bundle: &Bundle,
-    accel: AccelChoice,
-    serial: Option<OwnedFd>,
-) -> Result<VmInfo, Failure> {
+pub fn start(bundle: &Bundle, accel: AccelChoice, password: Option<&Password>) -> Result<VmInfo, Failure> {
     // Without waiting: the monitor outlives this process and belongs to nobody.
-    spawn(bundle, accel, serial).map(|(info, _monitor)| info)
+    spawn(bundle, accel, None, password).map(|(info, _monitor)| info)
 }
 
-/// As [`start`], with the process.
-fn spawn(bundle: &Bundle, accel: AccelChoice, serial: Option<OwnedFd>) -> Result<(VmInfo, Child), Failure> {
+/// As [`start`], with the process. `serial` is where COM1's output goes.
+fn spawn(
+    bundle: &Bundle,
+    accel: AccelChoice,
+    serial: Option<&OwnedFd>,
+    password: Option<&Password>,
+) -> Result<(VmInfo, Child), Failure> {
     accel.check()?;
     let what = || format!("can not start the VM `{}`", bundle.folder_name());
     let io = |error: std::io::Error| Failure::from_io(what(), &error);
@@ -146,8 +155,10 @@ fn spawn(bundle: &Bundle, accel: AccelChoice, serial: Option<OwnedFd>) -> Result
         .current_dir("/")
         .spawn()
         .map_err(io)?;
-    let request = StartRequest { bundle: bundle.path().to_path_buf() };
-    let descriptors: Vec<_> = serial.iter().map(AsFd::as_fd).collect();
+    let password = password.map(in_pipe).transpose().map_err(io)?;
+    let request =
+        StartRequest { bundle: bundle.path().to_path_buf(), serial: serial.is_some(), password: password.is_some() };
+    let descriptors: Vec<_> = serial.into_iter().chain(&password).map(AsFd::as_fd).collect();
     let answer = send_request(&ours, &request, &descriptors).and_then(|()| receive_answer(&ours));
     let info = answer.map_err(|error| {
         Failure::new(
@@ -158,6 +169,14 @@ fn spawn(bundle: &Bundle, accel: AccelChoice, serial: Option<OwnedFd>) -> Result
         )
     })??;
     Ok((info, child))
+}
+
+/// A pipe with a password in it: nobody sees that among a process's arguments, in its environment or in a file.
+fn in_pipe(password: &Password) -> std::io::Result<OwnedFd> {
+    let (reader, mut writer) = std::io::pipe()?;
+    // A pipe takes more than the longest password without a reader.
+    writer.write_all(password)?;
+    Ok(reader.into())
 }
 
 /// Makes a file for output.

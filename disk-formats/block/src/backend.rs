@@ -107,8 +107,18 @@ pub trait DiskBackend: Send + Sync {
     ///
     /// # Errors
     /// After a failed sync the image is poisoned: every later write and flush fails until it is reopened, for the host
-    /// may have dropped the very pages it could not write.
+    /// may have dropped the very pages it could not write. `NoSpace` where writing failed before any sync: nothing is
+    /// lost, and it may be tried again.
     fn flush(&self) -> Result<(), BlockError>;
+
+    /// Does what [`flush`](Self::flush) does where no guest asked for it: a write-through cache makes every write durable,
+    /// and an image that remembers flushes as points to return to need not remember those.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    fn sync(&self) -> Result<(), BlockError> {
+        self.flush()
+    }
 
     /// Tells that the content of the range is no longer wanted; see [`DiskInfo::discard`].
     ///

@@ -18,6 +18,8 @@ pub struct FaultPlan {
     pub fail_sync: Option<u64>,
     /// From this write on there is no space, until the plan changes.
     pub no_space_after: Option<u64>,
+    /// A flush finds no space for what it must write before it can sync, until the plan changes.
+    pub no_space_at_flush: bool,
     /// Reopening fails.
     pub fail_reopen: bool,
     /// Writes wait at their begin until the plan changes.
@@ -253,6 +255,9 @@ impl DiskBackend for FaultDisk {
     fn flush(&self) -> Result<(), BlockError> {
         self.poisoned()?;
         let mut state = self.state.lock();
+        if state.plan.no_space_at_flush {
+            return Err(BlockError::new(BlockErrorKind::NoSpace, "the plan says that there is no space"));
+        }
         state.counts.syncs_begun += 1;
         let mut covered = std::mem::take(&mut state.pending);
         state.syncing.append(&mut covered);

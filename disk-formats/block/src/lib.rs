@@ -22,6 +22,7 @@ mod backend;
 mod cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+pub mod copy;
 mod discard_writes;
 mod disk;
 mod error;

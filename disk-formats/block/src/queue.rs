@@ -28,6 +28,9 @@ use crate::{BlockError, BlockErrorKind, CacheMode, Completed, DiskBackend, DiskO
 /// How many requests may be run while a write or flush waits for a sync that could start.
 const SYNC_AFTER_REQUESTS: u32 = 32;
 
+/// How many waiting requests are looked at for a read.
+const READS_SOUGHT: usize = 16;
+
 /// What reopening a poisoned image found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reopened {
@@ -195,7 +198,7 @@ impl Core {
             let started = self.lock().begin_sync();
             debug_assert!(started.is_empty(), "a disk without workers queues nothing");
             self.counters.synced();
-            result = self.backend.flush();
+            result = if operation == Operation::Flush { self.backend.flush() } else { self.backend.sync() };
             self.lock().end_sync(&result);
         } else if result.is_ok() && operation != Operation::Read {
             self.lock().risk.acknowledged(written_bytes(operation, len_bytes), Instant::now());
@@ -240,20 +243,7 @@ impl Core {
                 }
             }
             Err(error) if error.kind() == BlockErrorKind::Poisoned => self.poison(state, vec![job], error),
-            Err(error) if error.kind() == BlockErrorKind::NoSpace => match state.observer.clone() {
-                Some(observer) => {
-                    state.parked.push(job);
-                    drop(state);
-                    self.landed(1);
-                    observer.out_of_space(&error);
-                    tracing::warn!(%error, "no space on the host for a write; it waits");
-                }
-                None => {
-                    drop(state);
-                    self.deliver(job, Err(error));
-                    self.landed(1);
-                }
-            },
+            Err(error) if error.kind() == BlockErrorKind::NoSpace => self.park(state, vec![job], error),
             Err(error) => {
                 drop(state);
                 self.deliver(job, Err(error));
@@ -264,7 +254,8 @@ impl Core {
 
     fn sync(&self, batch: Vec<Job>) {
         self.counters.synced();
-        let result = self.backend.flush();
+        let asked = batch.iter().any(|job| job.request.operation == Operation::Flush);
+        let result = if asked { self.backend.flush() } else { self.backend.sync() };
         let mut state = self.lock();
         state.end_sync(&result);
         match result {
@@ -281,8 +272,31 @@ impl Core {
                 }
                 self.landed(count);
             }
+            // Nothing was lost: what could not be written yet is still with the image.
+            Err(error) if error.kind() == BlockErrorKind::NoSpace => self.park(state, batch, error),
             Err(error) => self.poison(state, batch, error),
         }
+    }
+
+    /// There is no room on the host: these wait until there is, or fail if nobody can be told.
+    fn park(&self, mut state: MutexGuard<'_, State>, jobs: Vec<Job>, error: BlockError) {
+        let count = jobs.len();
+        let observer = state.observer.clone();
+        let (failing, waiting): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| job.internal || observer.is_none());
+        state.parked.extend(waiting);
+        drop(state);
+        if let Some(observer) = observer {
+            observer.out_of_space(&error);
+            tracing::warn!(%error, "no space on the host for a write; it waits");
+        }
+        // The first to fail carries the host's own error.
+        let mut error = Some(error);
+        for job in failing {
+            let none = || BlockError::new(BlockErrorKind::NoSpace, "there is no space on the host");
+            self.deliver(job, Err(error.take().unwrap_or_else(none)));
+        }
+        self.landed(count);
     }
 
     /// A sync failed: nothing that is not acknowledged may be, until the image was reopened.
@@ -478,6 +492,11 @@ impl State {
         self.queue.len() + usize::from(self.sync_due())
     }
 
+    /// Whether reads are among the next requests.
+    pub fn reads_wait(&self) -> bool {
+        self.queue.iter().take(READS_SOUGHT).any(|job| job.request.operation == Operation::Read)
+    }
+
     pub fn next_step(&mut self) -> Step {
         if !self.decided.is_empty() {
             return Step::Deliver(std::mem::take(&mut self.decided));
@@ -511,9 +530,9 @@ impl State {
         self.sync_running = false;
         match result {
             Ok(()) => self.risk.sync_succeeded(),
-            Err(_) => {
+            Err(error) => {
                 self.risk.sync_failed();
-                self.poisoned = true;
+                self.poisoned = error.kind() != BlockErrorKind::NoSpace;
             }
         }
     }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use benchtop_block::BlockError;
 
 use crate::StrataDisk;
+use crate::core::Core;
 use crate::layout::{Address, Pointer, new_block};
 use crate::open::replay_until;
 use crate::pages::{FANOUT, entry};
@@ -16,6 +17,8 @@ const FINDINGS_MAX: usize = 100;
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
+    /// Guest blocks and whole pages of them that a repair gave up. Not damage: reading them is an error, as it should be.
+    pub lost_blocks: u64,
     /// Guest blocks and records read, of now and of restore points.
     pub blocks: u64,
     /// Pages of maps read.
@@ -40,47 +43,53 @@ impl CheckReport {
 impl StrataDisk {
     /// Reads everything: maps and data of now and of every restore point. The disk should be at rest.
     pub fn check(&self) -> CheckReport {
+        let core = self.core();
         let mut report = CheckReport::default();
         let mut seen = HashSet::new();
-        let (now, changes, records, graves, points) = {
-            let state = self.state.lock();
-            let changes: Vec<Pointer> = {
-                let mut fresh: Vec<_> = state.changes.overlay.values().map(|fresh| fresh.pointer).collect();
-                fresh.sort_unstable_by_key(|pointer| pointer.address);
-                fresh
-            };
-            let pending = &state.pending;
-            let stored =
-                changes.into_iter().filter(|pointer| !pending.contains_key(&pointer.address)).collect::<Vec<_>>();
-            let points: Vec<u64> = state.points.all().iter().map(|point| point.seq).collect();
-            seen.extend(state.pending.keys().copied());
+        let checkpoints = core.checkpoints.lock();
+        let (now, changes, records, points) = {
+            let state = core.state.lock();
+            let fresh = state.changes.overlay.values().map(|fresh| fresh.pointer);
+            let waits = |pointer: &Pointer| state.log.waiting(pointer.birth, pointer.address).is_some();
+            let (waiting, mut stored): (Vec<Pointer>, Vec<Pointer>) = fresh.partition(waits);
+            stored.sort_unstable_by_key(|pointer| pointer.address);
+            seen.extend(waiting.iter().map(|pointer| pointer.address));
             seen.extend(state.changes.deaths.iter().map(|grave| grave.address));
-            (state.root, stored, state.records.clone(), state.points.graves().to_vec(), points)
+            seen.extend(state.log.record_addresses());
+            let points: Vec<u64> = state.points.all().iter().map(|point| point.seq).collect();
+            (state.root, stored, state.records.clone(), points)
         };
         let nothing = Changes::default();
-        self.check_tree(&now.pointer, now.levels, 0, &nothing, &mut seen, &mut report);
-        changes.iter().for_each(|pointer| self.check_block(pointer, &mut seen, &mut report));
+        core.check_tree(&now.pointer, now.levels, 0, &nothing, &mut seen, &mut report);
+        changes.iter().for_each(|pointer| core.check_block(pointer, &mut seen, &mut report));
         seen.extend(records.iter().map(|(address, _)| *address));
         for point in points {
-            let then = self
-                .base_of(point)
-                .and_then(|base| Ok((base.root, replay_until(&self.store, &base, point, self.size_bytes)?)));
+            let then = core
+                .base_of(&checkpoints, point)
+                .and_then(|base| Ok((base.root, replay_until(&core.store, &base, point)?.changes)));
             match then {
                 Ok((root, changes)) => {
                     // What changed between the checkpoint and the point may be gone from the checkpoint's map.
-                    self.check_tree(&root.pointer, root.levels, 0, &changes, &mut seen, &mut report);
+                    core.check_tree(&root.pointer, root.levels, 0, &changes, &mut seen, &mut report);
                     let mut fresh: Vec<_> = changes.overlay.values().map(|fresh| fresh.pointer).collect();
                     fresh.sort_unstable_by_key(|pointer| pointer.address);
-                    fresh.iter().for_each(|pointer| self.check_block(pointer, &mut seen, &mut report));
+                    fresh.iter().for_each(|pointer| core.check_block(pointer, &mut seen, &mut report));
                 }
                 Err(error) => report.wrong(format!("restore point {point}: {error}")),
             }
         }
-        seen.extend(graves.iter().map(|grave| grave.address));
-        report.leaked_blocks = self.store.space.read().unreached(&seen);
+        if let Err(error) = checkpoints.graves.for_each(&core.store, |grave| {
+            seen.insert(grave.address);
+        }) {
+            report.wrong(error.to_string());
+        }
+        seen.extend(checkpoints.graves.list_blocks());
+        report.leaked_blocks = core.store.space.read().unreached(&seen);
         report
     }
+}
 
+impl Core {
     /// A page and what is below it, but for the guest blocks among `changes`. `lba` counts pages of its level.
     fn check_tree(
         &self,
@@ -91,6 +100,10 @@ impl StrataDisk {
         seen: &mut HashSet<Address>,
         report: &mut CheckReport,
     ) {
+        if pointer.is_lost() {
+            report.lost_blocks += 1;
+            return;
+        }
         if pointer.address.is_none() || levels == 0 || !seen.insert(pointer.address) {
             return;
         }
@@ -114,6 +127,10 @@ impl StrataDisk {
     }
 
     fn check_block(&self, pointer: &Pointer, seen: &mut HashSet<Address>, report: &mut CheckReport) {
+        if pointer.is_lost() {
+            report.lost_blocks += 1;
+            return;
+        }
         if pointer.address.is_none() || !seen.insert(pointer.address) {
             return;
         }

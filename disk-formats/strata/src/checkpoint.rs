@@ -1,16 +1,20 @@
 //! A checkpoint: what changed goes into the map, and a new head says so. Afterwards the log before it is not needed to
 //! open the disk, and what nobody needs is given back.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use benchtop_block::BlockError;
 
-use crate::StrataDisk;
+use crate::core::Core;
 use crate::disk::{io_error, now_ms};
-use crate::head::{Base, HeadV1};
+use crate::graves::{Grave, Graves};
+use crate::head::{Base, Conversion, HeadV1, Written};
 use crate::layout::{Address, Pointer};
-use crate::pages::{PageWriter, no_key};
-use crate::points::Grave;
+use crate::pages::{PageWriter, Root, no_key};
+use crate::points::{Point, Points};
+use crate::seal::Epoch;
+use crate::space::Released;
 use crate::state::Overlay;
 use crate::superblock::Superblock;
 
@@ -23,6 +27,42 @@ pub struct Checkpoints {
     pub now: Base,
     /// Older ones that points need.
     pub bases: Vec<Base>,
+    /// The disk is being encrypted or decrypted.
+    pub conversion: Option<Conversion>,
+    /// Blocks that only points need.
+    pub graves: Graves,
+    /// The points that the newest head has: what is missing from now on was dropped since.
+    pub known: Vec<u64>,
+    /// Blocks of graves that the next checkpoint brings back to life.
+    pub raised: HashSet<Address>,
+}
+
+impl Checkpoints {
+    /// With this superblock in force, and what its head says.
+    pub fn new(superblock: Superblock, now: Base) -> Self {
+        let raised = HashSet::new();
+        Self {
+            superblock,
+            now,
+            bases: Vec::new(),
+            conversion: None,
+            graves: Graves::default(),
+            known: Vec::new(),
+            raised,
+        }
+    }
+}
+
+/// What a checkpoint makes of it.
+struct Planned {
+    root: Root,
+    /// What is left of the points,
+    points: Points,
+    /// and which were thinned out.
+    gone: Vec<u64>,
+    graves: Graves,
+    /// Blocks nobody needs any more.
+    free: Vec<Address>,
 }
 
 /// What a checkpoint took out of the state.
@@ -34,20 +74,27 @@ struct Taken {
     base: Base,
 }
 
-impl StrataDisk {
+impl Core {
+    /// Makes a checkpoint now.
+    ///
+    /// # Errors
+    /// As [`make_checkpoint`](Self::make_checkpoint).
+    pub fn checkpoint(&self) -> Result<(), BlockError> {
+        self.make_checkpoint(&mut self.checkpoints.lock())
+    }
+
     /// Makes a checkpoint now.
     ///
     /// # Errors
     /// The host's; the disk goes on without it unless a sync failed.
-    pub fn checkpoint(&self) -> Result<(), BlockError> {
-        let mut checkpoints = self.checkpoints.lock();
+    pub fn make_checkpoint(&self, checkpoints: &mut Checkpoints) -> Result<(), BlockError> {
         let taken = self.freeze()?;
         let mut begun = Vec::new();
-        match self.write_checkpoint(&mut checkpoints, &taken, &mut begun) {
+        match self.write_checkpoint(checkpoints, &taken, &mut begun) {
             Ok(released) => {
                 // Whoever still reads by the old map is waited for; then its blocks may be overwritten.
                 drop(self.readers.write());
-                let ranges = self.store.space.write().settle(&released);
+                let ranges = self.store.space.write().settle(released);
                 for (offset, len) in ranges {
                     // Room that could not be given back stays taken, which harms nobody.
                     let _kept = self.store.medium.punch(offset, len);
@@ -61,7 +108,8 @@ impl StrataDisk {
                 state.records.extend(taken.records);
                 state.appended += taken.appended;
                 drop(state);
-                self.store.space.write().settle(&begun);
+                let mut space = self.store.space.write();
+                space.release(begun);
                 Err(error)
             }
         }
@@ -70,6 +118,13 @@ impl StrataDisk {
     /// Closes the log's newest record, writes what is before, and takes out what changed.
     fn freeze(&self) -> Result<Taken, BlockError> {
         let mut writer = self.writer.lock();
+        // Most of it while others go on.
+        let seq = {
+            let mut state = self.state.lock();
+            state.log.close(false, now_ms());
+            state.log.seq()
+        };
+        self.push_out(&mut writer, seq)?;
         // No change is half made while this is held.
         let gate = self.gate.write();
         let seq = {
@@ -78,107 +133,156 @@ impl StrataDisk {
             state.log.seq()
         };
         self.push_out(&mut writer, seq)?;
-        let mut state = self.state.lock();
+        let mut state = self.usable()?;
         let frozen = Arc::new(std::mem::take(&mut state.changes.overlay));
         state.changes.frozen = Some(frozen.clone());
+        state.changes.frozen_work = std::mem::take(&mut state.changes.work);
         let taken = Taken {
             frozen,
             deaths: std::mem::take(&mut state.changes.deaths),
             records: std::mem::take(&mut state.records),
             appended: std::mem::take(&mut state.appended),
-            base: Base { root: state.root, log: state.log.position(writer.previous) },
+            base: Base { root: state.root, log: state.log.position(writer.previous), size_bytes: self.size_bytes() },
         };
         drop(state);
         drop(gate);
         Ok(taken)
     }
 
-    /// Writes map and head; says which blocks nobody needs any more.
+    /// Writes map and head; says what may be used again.
     fn write_checkpoint(
         &self,
         checkpoints: &mut Checkpoints,
         taken: &Taken,
         begun: &mut Vec<Address>,
-    ) -> Result<Vec<Address>, BlockError> {
-        let number = taken.base.log.seq;
-        let changes: Vec<(u64, Pointer)> = taken.frozen.iter().map(|(lba, fresh)| (*lba, fresh.pointer)).collect();
-        let mut dead = Vec::new();
-        let mut writer = PageWriter::new(&self.store, number);
-        let root = writer.update(&taken.base.root, &changes, &mut |lba, old| {
-            let death = lba.and_then(|lba| taken.frozen.get(&lba)).map_or(number, |fresh| fresh.first);
-            dead.push(Grave { address: old.address, birth: old.birth, death });
-        });
+    ) -> Result<Released, BlockError> {
+        let mut writer = PageWriter::new(&self.store, taken.base.log.seq);
+        let planned = self.plan(checkpoints, taken, &mut writer);
         let finished = writer.finish();
-        begun.extend_from_slice(writer.written());
-        let root = root?;
+        begun.extend(writer.take_written());
+        let Planned { root, points, gone, graves, free } = planned?;
         finished?;
-        dead.extend(&taken.deaths);
-        dead.extend(taken.records.iter().map(|(address, seq)| Grave { address: *address, birth: *seq, death: number }));
 
-        let now = Base { root, log: taken.base.log };
+        let now = Base { root, ..taken.base };
         let mut bases = checkpoints.bases.clone();
         bases.push(checkpoints.now);
-        let key_salt = self.store.keys.epochs().last().map(|epoch| epoch.salt).ok_or_else(no_key)?;
-        let key = self.store.keys.key(&key_salt).ok_or_else(no_key)?;
-        let head = {
-            let mut state = self.state.lock();
-            let mut points = state.points.clone();
-            let mut space = self.store.space.write();
-            for grave in dead {
-                if points.bury(grave) {
-                    space.release(grave.address);
-                }
-            }
-            let graves = points.graves().len() as u64;
-            let retention = state.retention;
-            points.thin(&retention, now_ms(), space.live_blocks().saturating_sub(graves));
-            points.sweep().into_iter().for_each(|address| space.release(address));
-            keep_needed(&mut bases, points.all(), number);
-            let head = HeadV1 {
-                now,
-                bases: bases.clone(),
-                epochs: self.store.keys.epochs(),
-                space: space.save(),
-                points: points.all().to_vec(),
-                graves: points.graves().to_vec(),
-                retention,
-            };
-            state.points = points;
-            head
+        keep_needed(&mut bases, points.all(), taken.base.log.seq);
+        let (epoch, key) = self.store.keys.newest().ok_or_else(no_key)?;
+        self.store.space.write().release(free);
+        // Of a newer point the record may not be durable yet; the log brings it back.
+        let durable = |point: &&Point| point.seq <= taken.base.log.seq;
+        let durable: Vec<Point> = points.all().iter().filter(durable).cloned().collect();
+        let known = durable.iter().map(|point| point.seq).collect();
+        // Before the segments: whoever has the state may wait for them.
+        let retention = self.state.lock().retention;
+        let head = HeadV1 {
+            now,
+            bases: bases.clone(),
+            epochs: self.store.keys.epochs(),
+            space: self.store.space.read().save(),
+            points: durable,
+            graves: graves.save(),
+            retention,
+            conversion: checkpoints.conversion,
         };
         let released = self.store.space.write().take_released();
+        let generation = checkpoints.superblock.generation + 1;
+        let area = checkpoints.superblock.next_area();
+        let written = match head.write(&*self.store.medium, &key, generation, area) {
+            Ok(written) => written,
+            Err(error) => {
+                // No superblock names it: the older one is in force, and what it needs stays.
+                self.store.space.write().keep_released(released);
+                return Err(error);
+            }
+        };
         // From here on a failure leaves it open which head is in force, so the disk takes no more writes.
-        let result = self.write_head(&mut checkpoints.superblock, &head, &key, key_salt);
-        if let Err(error) = result {
+        if let Err(error) = self.put_in_force(&mut checkpoints.superblock, written, &epoch, now.size_bytes) {
             self.state.lock().poisoned = true;
             return Err(error);
         }
         checkpoints.now = now;
         checkpoints.bases = bases;
+        checkpoints.graves = graves;
+        checkpoints.known = known;
+        checkpoints.raised.clear();
         let mut state = self.state.lock();
         state.root = root;
         state.changes.frozen = None;
+        state.points.drop_all(&gone);
         Ok(released)
     }
 
-    fn write_head(
+    /// Puts the changes into the map, and decides what nobody needs any more.
+    fn plan(
+        &self,
+        checkpoints: &Checkpoints,
+        taken: &Taken,
+        writer: &mut PageWriter<'_>,
+    ) -> Result<Planned, BlockError> {
+        let number = taken.base.log.seq;
+        let changes: Vec<(u64, Pointer)> = taken.frozen.iter().map(|(lba, fresh)| (*lba, fresh.pointer)).collect();
+        let mut dead = taken.deaths.clone();
+        let root = writer.raise(&taken.base.root, crate::resize::blocks(taken.base.size_bytes))?;
+        let root = writer.update(&root, &changes, &mut |lba, old| {
+            let death = lba.and_then(|lba| taken.frozen.get(&lba)).map_or(number, |fresh| fresh.first);
+            dead.push(Grave { address: old.address, birth: old.birth, death });
+        })?;
+        dead.extend(taken.records.iter().map(|(address, seq)| Grave { address: *address, birth: *seq, death: number }));
+
+        let (mut points, retention) = {
+            let state = self.state.lock();
+            (state.points.clone(), state.retention)
+        };
+        let mut graves = checkpoints.graves.clone();
+        let thinned = points.thin(&retention, now_ms());
+        let dropped = |known: &&u64| points.all().binary_search_by_key(*known, |point| point.seq).is_err();
+        // Gone from the head's points: thinned just now, or dropped by somebody since.
+        let missing: Vec<u64> = checkpoints.known.iter().filter(dropped).copied().collect();
+        let mut free = Vec::new();
+        if !checkpoints.raised.is_empty() {
+            free.extend(graves.raise(&checkpoints.raised, writer, &self.store, number)?);
+        }
+        free.extend(graves.bury(&points, &dead));
+        if !missing.is_empty() {
+            free.extend(graves.sweep(&points, &missing, writer, &self.store, number)?);
+        }
+        let mut gone = thinned;
+        let budget =
+            retention.budget_blocks(self.store.space.read().usage().live_blocks.saturating_sub(graves.count()));
+        while graves.count() > budget {
+            let oldest = points.drop_oldest();
+            if oldest.is_empty() {
+                break;
+            }
+            free.extend(graves.sweep(&points, &oldest, writer, &self.store, number)?);
+            gone.extend(oldest);
+        }
+        gone.sort_unstable();
+        graves.spill(writer, number)?;
+        Ok(Planned { root, points, gone, graves, free })
+    }
+
+    /// Makes a head that was written the one that counts.
+    fn put_in_force(
         &self,
         superblock: &mut Superblock,
-        head: &HeadV1,
-        key: &crate::seal::EpochKey,
-        salt: crate::seal::Salt,
+        written: Written,
+        epoch: &Epoch,
+        size_bytes: u64,
     ) -> Result<(), BlockError> {
         let medium = &*self.store.medium;
-        let generation = superblock.generation + 1;
-        let written = head.write(medium, key, generation)?;
         medium.sync().map_err(io_error("making a checkpoint durable"))?;
+        let generation = superblock.generation + 1;
         let next = Superblock {
             generation,
             head_area: written.area,
             head_len: written.len,
             head_generation: generation,
             head_tag: written.tag,
-            head_salt: salt,
+            head_salt: epoch.salt,
+            cipher: epoch.cipher,
+            size_bytes,
             ..superblock.clone()
         };
         let key = self.store.keys.superblock_key().ok_or_else(no_key)?;
@@ -190,7 +294,7 @@ impl StrataDisk {
 }
 
 /// Drops bases that no point needs: those without a point from them to the next, the last of which is `now`.
-fn keep_needed(bases: &mut Vec<Base>, points: &[crate::points::Point], now: u64) {
+fn keep_needed(bases: &mut Vec<Base>, points: &[Point], now: u64) {
     let ends: Vec<u64> = bases.iter().skip(1).map(|base| base.log.seq).chain([now]).collect();
     let mut ends = ends.into_iter();
     bases.retain(|base| {

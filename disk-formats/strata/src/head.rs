@@ -3,12 +3,16 @@
 use benchtop_block::{BlockError, BlockErrorKind};
 use serde::{Deserialize, Serialize};
 
+use crate::graves::GravesV1;
 use crate::layout::{HEAD_BYTES_MAX, HEADS, Tag};
 use crate::medium::Medium;
 use crate::pages::Root;
-use crate::points::{Grave, Point, Retention};
+use crate::points::{Point, Retention};
 use crate::seal::{Epoch, EpochKey};
 use crate::space::SpaceV1;
+
+/// Records that a disk can have: a billion a second for a century. Sums with smaller numbers can not overflow.
+const SEQ_MAX: u64 = 1 << 62;
 
 /// Where the log goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +36,19 @@ pub struct Base {
     pub root: Root,
     /// The log; its `seq` is the checkpoint's number.
     pub log: LogPosition,
+    /// Size of the guest's disk then.
+    pub size_bytes: u64,
+}
+
+/// The disk is being encrypted or decrypted in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conversion {
+    /// Blocks born before this record are still to be written anew.
+    pub first: u64,
+    /// The segment in which the log went on then: whatever lies in an earlier one is older.
+    pub first_segment: u64,
+    /// Which points are kept when it is done; until then none is made.
+    pub retention: Retention,
 }
 
 /// Version 1, as postcard writes it.
@@ -48,9 +65,11 @@ pub struct HeadV1 {
     /// Restore points.
     pub points: Vec<Point>,
     /// Blocks that only points need.
-    pub graves: Vec<Grave>,
+    pub graves: GravesV1,
     /// Which points are kept.
     pub retention: Retention,
+    /// Work that goes on after the next opening.
+    pub conversion: Option<Conversion>,
 }
 
 /// A head that was written: what the superblock says of it.
@@ -65,11 +84,11 @@ pub struct Written {
 }
 
 impl HeadV1 {
-    /// Writes it to the area of that generation. Not yet synced.
+    /// Writes it to an area, 0 or 1. Not yet synced.
     ///
     /// # Errors
     /// `NoSpace` when it does not fit, else the host's.
-    pub fn write(&self, medium: &dyn Medium, key: &EpochKey, generation: u64) -> Result<Written, BlockError> {
+    pub fn write(&self, medium: &dyn Medium, key: &EpochKey, generation: u64, area: u8) -> Result<Written, BlockError> {
         let mut bytes = postcard::to_stdvec(self).map_err(|error| {
             BlockError::new(BlockErrorKind::Io, format!("the head can not be written down: {error}"))
         })?;
@@ -79,7 +98,6 @@ impl HeadV1 {
         }
         let len = bytes.len() as u32;
         let tag = key.seal_head(generation, &mut bytes).ok_or_else(crate::pages::no_key)?;
-        let area = (generation % 2) as u8;
         medium
             .write_at(HEADS[usize::from(area)], &[&bytes])
             .map_err(|error| BlockError::from_io("writing the head failed", error))?;
@@ -106,6 +124,9 @@ impl HeadV1 {
             (1..=crate::pages::LEVELS_MAX).contains(&base.root.levels)
                 && base.log.slot < crate::layout::SEGMENT_BLOCKS
                 && (1..=crate::layout::SEGMENT_MAX).contains(&base.log.segment)
+                && base.log.seq < SEQ_MAX
+                && crate::superblock::can_be_size(base.size_bytes)
+                && base.root.capacity() >= crate::resize::blocks(base.size_bytes)
         };
         if sane(&head.now) && head.bases.iter().all(sane) { Ok(head) } else { Err(corrupt("contradicts itself")) }
     }

@@ -11,16 +11,16 @@ pub const SEGMENT_BYTES: u64 = SEGMENT_BLOCKS * BLOCK_BYTES as u64;
 /// The two superblocks.
 pub const SUPERBLOCKS: [u64; 2] = [0, 64 << 10];
 /// The two areas for heads.
-pub const HEADS: [u64; 2] = [1 << 20, 33 << 20];
+pub const HEADS: [u64; 2] = [1 << 20, 65 << 20];
 /// The most a head may hold, in bytes.
-pub const HEAD_BYTES_MAX: usize = 32 << 20;
+pub const HEAD_BYTES_MAX: usize = 64 << 20;
 /// Where the first place begins.
-pub const PLACES: u64 = 68 << 20;
+pub const PLACES: u64 = 132 << 20;
 /// The largest disk: 2^48 sectors of 512 bytes, what an ATA disk can be.
 pub const SIZE_BYTES_MAX: u64 = 1 << 57;
 
 const SLOT_BITS: u32 = 10;
-/// Segment numbers that fit an address of seven bytes.
+/// The largest number that fits an address of seven bytes. No segment has it: see [`Pointer::LOST`].
 pub const SEGMENT_MAX: u64 = (1 << 46) - 1;
 
 /// One block: the number of its segment, which is never used twice, and its slot in it. Where the segment lies in the
@@ -53,6 +53,11 @@ impl Address {
         self.0 == 0
     }
 
+    /// From a number that may be anything: what it names must be looked for with care.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// As a number, for nonces and checksums.
     pub fn bits(self) -> u64 {
         self.0
@@ -62,6 +67,11 @@ impl Address {
 /// Where a place begins in the file.
 pub fn place_offset(place: u32) -> u64 {
     PLACES + u64::from(place) * SEGMENT_BYTES
+}
+
+/// How far behind the beginning of its place an offset in the file is.
+pub fn within_place(offset: u64) -> u64 {
+    offset.saturating_sub(PLACES) % SEGMENT_BYTES
 }
 
 /// What authenticates one block.
@@ -81,6 +91,15 @@ pub struct Pointer {
 impl Pointer {
     /// Bytes of one in a page.
     pub const BYTES: usize = 31;
+    /// To a block that could not be read and was given up: reading it is an error. Its segment has the one number that
+    /// no segment ever gets. Instead of a page it stands for one full of itself.
+    pub const LOST: Self = Self { address: Address(SEGMENT_MAX << SLOT_BITS), birth: 0, tag: [0; 16] };
+
+    /// Whether the block was given up.
+    pub fn is_lost(&self) -> bool {
+        self.address == Self::LOST.address
+    }
+
     /// To no block.
     pub const NONE: Self = Self { address: Address::NONE, birth: 0, tag: [0; 16] };
 

@@ -8,32 +8,58 @@
 //! ```
 //!
 //! docs/format.md has the byte maps and the reasons.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod admin;
+mod buffer;
 mod bytes;
 mod check;
 mod checkpoint;
+mod commit;
+mod compact;
+mod convert;
+mod core;
 mod disk;
+mod graves;
 mod head;
+#[cfg(test)]
+mod hostile;
+mod identity;
+mod keeper;
 mod layout;
 mod log;
 mod medium;
 mod open;
 mod pages;
+mod passwords;
 mod points;
+mod read;
 mod record;
+mod recovery;
+mod repair;
 mod replay;
+mod resize;
 mod seal;
+mod secret_memory;
 mod slots;
 mod snapshots;
 mod space;
 mod state;
 mod superblock;
+mod tidy;
+mod walk;
+mod write;
+mod zero;
 
 pub use check::CheckReport;
-pub use disk::StrataDisk;
-pub use medium::Medium;
-pub use open::{CreateOptions, NEEDS_PASSWORD, WRONG_PASSWORD};
+pub use convert::{CryptStatus, Progress};
+pub use disk::{SpaceInfo, StrataDisk};
+pub use identity::{Identity, OTHER_DISK, ROLLED_BACK};
+pub use medium::{HostCache, HostFile, Medium};
+pub use open::{CreateOptions, NEEDS_PASSWORD, OpenOptions, WRONG_PASSWORD};
+pub use passwords::SlotInfo;
 pub use points::Retention;
-pub use slots::Cost;
+pub use recovery::{RecoveryKeyError, check_recovery_key};
+pub use repair::RepairReport;
+pub use slots::{Cost, SlotKind};
 pub use snapshots::PointInfo;

@@ -5,11 +5,32 @@ use std::sync::Arc;
 
 use benchtop_block::BlockError;
 
+use crate::buffer::Blocks;
 use crate::head::LogPosition;
-use crate::layout::{Address, Block, SEGMENT_BLOCKS, Tag};
+use crate::layout::{Address, SEGMENT_BLOCKS, Tag};
 use crate::pages::no_place;
 use crate::record::{DATA_MAX, OPS_BYTES_MAX, Op};
-use crate::space::{Kind, Space};
+use crate::space::{Begun, Kind, Space};
+
+/// Some data blocks of a batch, sealed: a run of a buffer.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The first one's number in the batch.
+    pub first: usize,
+    /// Where they are in memory.
+    pub blocks: Arc<Blocks>,
+    /// The first one's number in the buffer.
+    pub from: usize,
+    /// How many.
+    pub count: usize,
+}
+
+impl Part {
+    /// The sealed bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.blocks.run(self.from, self.count)
+    }
+}
 
 /// A record with its data, on its way to the file.
 #[derive(Debug)]
@@ -20,16 +41,20 @@ pub struct Batch {
     pub address: Address,
     /// Where that is in the file.
     pub offset: u64,
-    /// A flush ends here.
+    /// A restore point may be here.
     pub commit: bool,
     /// When it was closed, in milliseconds since 1970.
     pub time_ms: u64,
     /// The segment after this one.
     pub successor: (u64, u32),
+    /// Nothing was ever written into this segment's place before.
+    pub fresh: bool,
     /// The changes. The tag of a write is filled in when its data is there.
     pub ops: Vec<Op>,
-    /// The data, sealed, once it is there.
-    pub blocks: Vec<Option<Arc<Block>>>,
+    /// The data, once it is there, in any order.
+    pub parts: Vec<Part>,
+    /// Data blocks promised.
+    pub promised: usize,
     /// Data blocks promised and not there yet.
     pub missing: usize,
     /// For each data block, its operation.
@@ -37,13 +62,13 @@ pub struct Batch {
     ops_bytes: usize,
     data_max: usize,
     /// The sealed record, from when a first attempt to write it failed: it is never sealed twice.
-    pub sealed: Option<(Box<Block>, Tag)>,
+    pub sealed: Option<(Blocks, Tag)>,
 }
 
 impl Batch {
     /// Whether one more block of data fits.
     fn takes_data(&self) -> bool {
-        self.blocks.len() < self.data_max && self.ops_bytes + 25 <= OPS_BYTES_MAX
+        self.promised < self.data_max && self.ops_bytes + 25 <= OPS_BYTES_MAX
     }
 
     /// Where data block `index` goes.
@@ -51,14 +76,22 @@ impl Batch {
         Address::new(self.address.segment(), self.address.slot() + 1 + index as u64)
     }
 
-    /// Data block `index` is there.
-    pub fn publish(&mut self, index: usize, block: Arc<Block>, data_tag: Tag) {
-        let Some(slot @ None) = self.blocks.get_mut(index) else { return };
-        *slot = Some(block);
-        self.missing -= 1;
-        if let Some(Op::Write { tag, .. }) = self.op_of.get(index).and_then(|op| self.ops.get_mut(*op)) {
-            *tag = data_tag;
+    /// Some data is there, with its tags.
+    pub fn publish(&mut self, part: Part, tags: &[Tag]) {
+        self.missing = self.missing.saturating_sub(part.count);
+        for (index, data_tag) in (part.first..).zip(tags) {
+            if let Some(Op::Write { tag, .. }) = self.op_of.get(index).and_then(|op| self.ops.get_mut(*op)) {
+                *tag = *data_tag;
+            }
         }
+        self.parts.push(part);
+    }
+
+    /// The sealed block at `address`, if it is this batch's: a buffer and a number in it.
+    pub fn block_at(&self, address: Address) -> Option<(Arc<Blocks>, usize)> {
+        let index = usize::try_from(address.slot().checked_sub(self.address.slot() + 1)?).ok()?;
+        let part = self.parts.iter().find(|part| (part.first..part.first + part.count).contains(&index))?;
+        Some((part.blocks.clone(), part.from + index - part.first))
     }
 }
 
@@ -81,7 +114,9 @@ pub struct Log {
     segment: u64,
     place: u32,
     next_slot: u64,
-    successor: (u64, u32),
+    /// Nothing was ever written into the place of this segment before.
+    fresh: bool,
+    successor: Begun,
     /// Number of the newest batch.
     seq: u64,
     open: Option<Batch>,
@@ -89,6 +124,8 @@ pub struct Log {
     pub closed: VecDeque<Batch>,
     /// Something changed since the last commit.
     pub uncommitted: bool,
+    /// Something was committed since the last restore point.
+    pub unpointed: bool,
 }
 
 impl Log {
@@ -97,23 +134,38 @@ impl Log {
     /// # Errors
     /// No place.
     pub fn begin(space: &mut Space, seq: u64) -> Result<Self, BlockError> {
-        let (segment, place) = space.begin(Kind::Log).ok_or_else(no_place)?;
+        let Begun { segment, place, fresh } = space.begin(Kind::Log).ok_or_else(no_place)?;
         let successor = space.begin(Kind::Log).ok_or_else(no_place)?;
         Ok(Self {
             segment,
             place,
             next_slot: 0,
+            fresh,
             successor,
             seq,
             open: None,
             closed: VecDeque::new(),
             uncommitted: false,
+            unpointed: false,
         })
     }
 
     /// Number of the newest record, closed or not.
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// Goes on in a new segment, given that no record is open. Says which.
+    ///
+    /// # Errors
+    /// No place.
+    pub fn leave_segment(&mut self, space: &mut Space) -> Result<u64, BlockError> {
+        let next = Self::begin(space, self.seq)?;
+        space.end(self.segment);
+        space.end(self.successor.segment);
+        (self.segment, self.place, self.next_slot, self.successor) = (next.segment, next.place, 0, next.successor);
+        self.fresh = next.fresh;
+        Ok(self.segment)
     }
 
     /// Where the next record goes, given that none is open, after the record `seq` with `tag`.
@@ -128,12 +180,13 @@ impl Log {
             if SEGMENT_BLOCKS - self.next_slot < 2 {
                 let after = space.begin(Kind::Log).ok_or_else(no_place)?;
                 space.end(self.segment);
-                (self.segment, self.place) = self.successor;
+                Begun { segment: self.segment, place: self.place, fresh: self.fresh } = self.successor;
                 self.successor = after;
                 self.next_slot = 0;
             }
             self.seq += 1;
             let address = Address::new(self.segment, self.next_slot);
+            space.mark(address, 1);
             let left = (SEGMENT_BLOCKS - self.next_slot - 1) as usize;
             self.open = Some(Batch {
                 seq: self.seq,
@@ -141,9 +194,11 @@ impl Log {
                 offset: crate::layout::place_offset(self.place) + self.next_slot * crate::layout::BLOCK_BYTES as u64,
                 commit: false,
                 time_ms: 0,
-                successor: self.successor,
+                successor: (self.successor.segment, self.successor.place),
+                fresh: self.fresh,
                 ops: Vec::new(),
-                blocks: Vec::new(),
+                parts: Vec::new(),
+                promised: 0,
                 missing: 0,
                 op_of: Vec::new(),
                 ops_bytes: 0,
@@ -164,16 +219,17 @@ impl Log {
             self.close(false, now_ms);
         }
         let batch = self.batch(space)?;
-        let first = batch.blocks.len();
+        let first = batch.promised;
         let mut taken = 0;
         while taken < count && batch.takes_data() {
             batch.op_of.push(batch.ops.len());
             batch.ops.push(Op::Write { lba: lba + taken as u64, tag: [0; 16] });
             batch.ops_bytes += 25;
-            batch.blocks.push(None);
+            batch.promised += 1;
             batch.missing += 1;
             taken += 1;
         }
+        space.mark(batch.data_address(first), taken as u64);
         let reserved = Reserved { seq: batch.seq, first, count: taken, address: batch.data_address(first) };
         let full = !batch.takes_data();
         self.uncommitted = true;
@@ -229,10 +285,10 @@ impl Log {
         if let Some(mut batch) = self.open.take() {
             batch.commit = commit;
             batch.time_ms = now_ms;
-            self.next_slot += 1 + batch.blocks.len() as u64;
+            self.next_slot += 1 + batch.promised as u64;
             self.closed.push_back(batch);
             if commit {
-                self.uncommitted = false;
+                (self.uncommitted, self.unpointed) = (false, false);
             }
         }
     }
@@ -242,7 +298,23 @@ impl Log {
         if let Some(open) = self.open.as_mut().filter(|open| open.seq == seq) {
             return Some(open);
         }
-        self.closed.iter_mut().find(|batch| batch.seq == seq)
+        // They are numbered one after the other.
+        let index = seq.checked_sub(self.closed.front()?.seq)?;
+        self.closed.get_mut(usize::try_from(index).ok()?)
+    }
+
+    /// The sealed block at `address`, written by record `seq`, if it is not in the file yet.
+    pub fn waiting(&self, seq: u64, address: Address) -> Option<(Arc<Blocks>, usize)> {
+        if let Some(open) = self.open.as_ref().filter(|open| open.seq == seq) {
+            return open.block_at(address);
+        }
+        let index = seq.checked_sub(self.closed.front()?.seq)?;
+        self.closed.get(usize::try_from(index).ok()?)?.block_at(address)
+    }
+
+    /// Where the records go that are not in the file yet.
+    pub fn record_addresses(&self) -> impl Iterator<Item = Address> + '_ {
+        self.closed.iter().chain(&self.open).map(|batch| batch.address)
     }
 
     /// Whether a batch is open.
@@ -272,7 +344,7 @@ mod tests {
         for batch in &log.closed {
             if let Some(previous) = previous {
                 assert_eq!(batch.seq, previous.seq + 1);
-                let follows = previous.address.slot() + 1 + previous.blocks.len() as u64;
+                let follows = previous.address.slot() + 1 + previous.promised as u64;
                 if batch.address.segment() == previous.address.segment() {
                     assert_eq!(batch.address.slot(), follows);
                 } else {
@@ -280,7 +352,7 @@ mod tests {
                     assert!(SEGMENT_BLOCKS - follows < 2);
                 }
             }
-            assert!(batch.address.slot() + (batch.blocks.len() as u64) < SEGMENT_BLOCKS);
+            assert!(batch.address.slot() + (batch.promised as u64) < SEGMENT_BLOCKS);
             previous = Some(batch);
         }
     }

@@ -8,21 +8,20 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use crate::layout::{Address, BLOCK_BYTES, Block, Pointer, SEGMENT_BLOCKS, new_block};
+use crate::buffer::{Blocks, LARGE_BLOCKS, Pool};
+use crate::layout::{Address, BLOCK_BYTES, Block, Pointer, SEGMENT_BLOCKS, Tag};
 use crate::medium::Medium;
 use crate::seal::Keyring;
 use crate::space::{Kind, Space};
 
 /// Bits of a block number that one level of the tree takes.
-const LEVEL_BITS: u32 = 7;
+pub const LEVEL_BITS: u32 = 7;
 /// Pointers in a page.
 pub const FANOUT: u64 = 1 << LEVEL_BITS;
 /// Levels that the largest disk needs: 2^45 blocks.
 pub const LEVELS_MAX: u8 = 7;
-/// Pages kept in memory, at most: 32 MiB, which map 4 GiB.
-const CACHED_PAGES: usize = 8192;
-/// Blocks written at once when a tree is written.
-const WRITE_BLOCKS: usize = 256;
+/// Pages kept in memory, at most: 64 MiB, which map 8 GiB.
+const CACHED_PAGES: usize = 16384;
 
 /// The top of a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +56,8 @@ pub struct Store {
     pub keys: Keyring,
     /// The segments.
     pub space: RwLock<Space>,
+    /// Buffers.
+    pub pool: Pool,
     cache: Mutex<LruCache<Address, Arc<Block>>>,
 }
 
@@ -69,7 +70,13 @@ impl Store {
     /// Over `medium`.
     pub fn new(medium: Arc<dyn Medium>, keys: Keyring, space: Space) -> Self {
         let capacity = std::num::NonZeroUsize::new(CACHED_PAGES).unwrap_or(std::num::NonZeroUsize::MIN);
-        Self { medium, keys, space: RwLock::new(space), cache: Mutex::new(LruCache::new(capacity)) }
+        Self {
+            medium,
+            keys,
+            space: RwLock::new(space),
+            pool: Pool::default(),
+            cache: Mutex::new(LruCache::new(capacity)),
+        }
     }
 
     /// Where the block is in the file.
@@ -77,6 +84,10 @@ impl Store {
     /// # Errors
     /// `Corrupt` when its segment is not known.
     pub fn locate(&self, pointer: &Pointer) -> Result<u64, BlockError> {
+        if pointer.is_lost() {
+            let context = "this part of the disk was lost in a repair; writing or discarding it makes it usable";
+            return Err(BlockError::new(BlockErrorKind::Corrupt, context));
+        }
         self.space.read().locate(pointer.address).ok_or_else(|| damaged("the place of a block", pointer))
     }
 
@@ -94,16 +105,25 @@ impl Store {
     /// # Errors
     /// `Corrupt`, or the host's.
     pub fn page(&self, pointer: &Pointer) -> Result<Arc<Block>, BlockError> {
+        if pointer.is_lost() {
+            let mut page = [0; BLOCK_BYTES];
+            (0..FANOUT).for_each(|index| set_entry(&mut page, index, &Pointer::LOST));
+            return Ok(Arc::new(page));
+        }
         if let Some(page) = self.cache.lock().get(&pointer.address) {
             return Ok(page.clone());
         }
         let offset = self.locate(pointer)?;
-        let mut block = new_block();
-        self.medium
-            .read_at(offset, &mut block[..])
-            .map_err(|error| BlockError::from_io(format!("reading the map at {offset:#x} failed"), error))?;
-        self.open(pointer, &mut block[..])?;
-        let page: Arc<Block> = Arc::from(block);
+        let mut buffer = self.pool.take(1);
+        let read = self.medium.read_at(offset, buffer.bytes_mut());
+        read.map_err(|error| BlockError::from_io(format!("reading the map at {offset:#x} failed"), error))?;
+        self.open(pointer, buffer.bytes_mut())?;
+        let page: Arc<Block> = Arc::new(crate::bytes::get(buffer.bytes(), 0));
+        if *page == [0; BLOCK_BYTES] {
+            // Nobody writes one; a map full of them could be searched for ever.
+            return Err(damaged("an empty page of the map", pointer));
+        }
+        self.pool.put(buffer);
         self.cache.lock().put(pointer.address, page.clone());
         Ok(page)
     }
@@ -175,20 +195,23 @@ pub fn entry(page: &Block, index: u64) -> Pointer {
     Pointer::decode(&crate::bytes::get(page, at))
 }
 
-fn set_entry(page: &mut Block, index: u64, pointer: &Pointer) {
+/// Changes a pointer of a page.
+pub fn set_entry(page: &mut Block, index: u64, pointer: &Pointer) {
     crate::bytes::put(page, index as usize * Pointer::BYTES, &pointer.encode());
 }
 
-/// Writes pages one after the other into segments of their own.
+/// Writes pages, and lists, one after the other into segments of their own.
 pub struct PageWriter<'a> {
     store: &'a Store,
     /// The checkpoint the pages belong to.
     birth: u64,
     segment: Option<Open>,
-    /// Sealed, not yet written; they follow each other from `first` on.
-    waiting: Vec<Box<Block>>,
+    /// Sealed, not yet written.
+    waiting: Blocks,
+    /// How many of it are in use; they follow each other in the file from `first` on.
+    used: usize,
     first: u64,
-    /// All pages so far.
+    /// All blocks so far.
     written: Vec<Address>,
 }
 
@@ -203,52 +226,78 @@ struct Open {
 impl<'a> PageWriter<'a> {
     /// For a checkpoint.
     pub fn new(store: &'a Store, birth: u64) -> Self {
-        Self { store, birth, segment: None, waiting: Vec::new(), first: 0, written: Vec::new() }
+        let waiting = store.pool.take(LARGE_BLOCKS);
+        Self { store, birth, segment: None, waiting, used: 0, first: 0, written: Vec::new() }
     }
 
-    fn put(&mut self, page: &Block) -> Result<Pointer, BlockError> {
+    /// Makes room for `count` blocks that follow each other; says where the first goes, and where that is in the file.
+    fn allocate(&mut self, count: u64) -> Result<(Address, u64), BlockError> {
         let open = match self.segment {
-            Some(open) if open.next < SEGMENT_BLOCKS => open,
+            Some(open) if open.next + count <= SEGMENT_BLOCKS => open,
             _ => {
                 self.write_out()?;
+                let mut space = self.store.space.write();
                 if let Some(full) = self.segment.take() {
-                    self.store.space.write().end(full.id);
+                    space.end(full.id);
                 }
-                let (id, place) = self.store.space.write().begin(Kind::Pages).ok_or_else(no_place)?;
-                Open { id, offset: crate::layout::place_offset(place), next: 0 }
+                let begun = space.begin(Kind::Pages).ok_or_else(no_place)?;
+                Open { id: begun.segment, offset: crate::layout::place_offset(begun.place), next: 0 }
             }
         };
         let address = Address::new(open.id, open.next);
-        let mut block = Box::new(*page);
-        let key = self.store.keys.of(self.birth).ok_or_else(no_key)?;
-        let tag = key.seal_block(address, &mut block[..]).ok_or_else(no_key)?;
-        if self.waiting.is_empty() {
-            self.first = open.offset + open.next * BLOCK_BYTES as u64;
+        self.segment = Some(Open { next: open.next + count, ..open });
+        self.store.space.write().mark(address, count);
+        self.written.extend((0..count).map(|index| Address::new(open.id, open.next + index)));
+        Ok((address, open.offset + open.next * BLOCK_BYTES as u64))
+    }
+
+    /// Writes one page to the next free block.
+    ///
+    /// # Errors
+    /// No place, or the host's.
+    pub fn put(&mut self, page: &Block) -> Result<Pointer, BlockError> {
+        let (address, offset) = self.allocate(1)?;
+        if self.used == 0 {
+            self.first = offset;
         }
-        self.waiting.push(block);
-        self.segment = Some(Open { next: open.next + 1, ..open });
-        let pointer = Pointer { address, birth: self.birth, tag };
-        self.store.space.write().mark(address);
-        self.written.push(address);
+        let key = self.store.keys.of(self.birth).ok_or_else(no_key)?;
+        let block = self.waiting.block_mut(self.used);
+        block.copy_from_slice(page);
+        let tag = key.seal_block(address, block).ok_or_else(no_key)?;
+        self.used += 1;
         self.store.cache.lock().put(address, Arc::new(*page));
-        if self.waiting.len() >= WRITE_BLOCKS {
+        if self.used == LARGE_BLOCKS {
             self.write_out()?;
         }
-        Ok(pointer)
+        Ok(Pointer { address, birth: self.birth, tag })
     }
 
     fn write_out(&mut self) -> Result<(), BlockError> {
-        let blocks = std::mem::take(&mut self.waiting);
-        let slices: Vec<&[u8]> = blocks.iter().map(|block| &block[..]).collect();
-        self.store
-            .medium
-            .write_at(self.first, &slices)
-            .map_err(|error| BlockError::from_io(format!("writing the map at {:#x} failed", self.first), error))
+        if self.used == 0 {
+            return Ok(());
+        }
+        let written = self.store.medium.write_at(self.first, &[self.waiting.run(0, self.used)]);
+        self.used = 0;
+        written.map_err(|error| BlockError::from_io(format!("writing the map at {:#x} failed", self.first), error))
     }
 
-    /// All pages it has put somewhere: what to free if the checkpoint fails.
-    pub fn written(&self) -> &[Address] {
-        &self.written
+    /// Writes a list, which may take up to a segment; says where, and its tag.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn put_list(&mut self, mut bytes: Vec<u8>) -> Result<(Address, Tag), BlockError> {
+        let (address, offset) = self.allocate(bytes.len().div_ceil(BLOCK_BYTES) as u64)?;
+        self.write_out()?;
+        let key = self.store.keys.of(self.birth).ok_or_else(no_key)?;
+        let tag = key.seal_list(address, &mut bytes).ok_or_else(no_key)?;
+        let written = self.store.medium.write_at(offset, &[&bytes]);
+        written.map_err(|error| BlockError::from_io(format!("writing a list at {offset:#x} failed"), error))?;
+        Ok((address, tag))
+    }
+
+    /// All blocks it has put somewhere: what to free if the checkpoint fails.
+    pub fn take_written(&mut self) -> Vec<Address> {
+        std::mem::take(&mut self.written)
     }
 
     /// Writes what is left.
@@ -259,7 +308,7 @@ impl<'a> PageWriter<'a> {
         if let Some(open) = self.segment.take() {
             self.store.space.write().end(open.id);
         }
-        if self.waiting.is_empty() { Ok(()) } else { self.write_out() }
+        self.write_out()
     }
 
     /// Gives guest blocks new pointers: `changes` are in ascending order, each block once. `replaced` hears of every
@@ -327,12 +376,13 @@ pub fn no_key() -> BlockError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::medium::{HostCache, HostFile};
     use crate::seal::{Cipher, Epoch};
 
     fn store() -> Store {
-        let keys = Keyring::new(Cipher::Plain, None);
-        keys.begin(Epoch { first: 0, salt: [0; 32] }).unwrap();
-        Store::new(Arc::new(tempfile::tempfile().unwrap()), keys, Space::new())
+        let keys = Keyring::new(None).unwrap();
+        keys.begin(Epoch { first: 0, salt: [0; 32], cipher: Cipher::Plain }).unwrap();
+        Store::new(Arc::new(HostFile::new(tempfile::tempfile().unwrap(), HostCache::Reads)), keys, Space::new())
     }
 
     fn pointer(number: u64) -> Pointer {

@@ -7,8 +7,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout::Address;
-
 /// A state that can be returned to: all records up to and with this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
@@ -18,17 +16,6 @@ pub struct Point {
     pub time_ms: u64,
     /// A snapshot's.
     pub name: Option<String>,
-}
-
-/// A block that is not needed now, but was alive in `birth..death`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grave {
-    /// Which.
-    pub address: Address,
-    /// From this record on it was alive.
-    pub birth: u64,
-    /// In this one no longer.
-    pub death: u64,
 }
 
 /// Which points are kept on their own account. Named ones always are.
@@ -66,28 +53,25 @@ impl Default for Retention {
     }
 }
 
-/// All points and graves.
+/// Unnamed points that are kept, at most: an opening reads them all.
+const UNNAMED_MAX: usize = 100_000;
+
+/// All points.
 #[derive(Clone, Debug, Default)]
 pub struct Points {
     /// Ascending.
     points: Vec<Point>,
-    graves: Vec<Grave>,
 }
 
 impl Points {
     /// From a head. `None` when they are not in order.
-    pub fn restore(points: Vec<Point>, graves: Vec<Grave>) -> Option<Self> {
-        points.is_sorted_by(|a, b| a.seq < b.seq).then_some(Self { points, graves })
+    pub fn restore(points: Vec<Point>) -> Option<Self> {
+        points.is_sorted_by(|a, b| a.seq < b.seq).then_some(Self { points })
     }
 
     /// The points, oldest first.
     pub fn all(&self) -> &[Point] {
         &self.points
-    }
-
-    /// The graves.
-    pub fn graves(&self) -> &[Grave] {
-        &self.graves
     }
 
     /// A flush ended with record `seq`, which is the newest.
@@ -109,7 +93,7 @@ impl Points {
         }
     }
 
-    /// Drops a point. What only it needed goes with the next [`sweep`](Self::sweep).
+    /// Drops a point. What only it needed goes at the next checkpoint.
     pub fn drop_point(&mut self, seq: u64) -> bool {
         match self.find(seq) {
             Ok(index) => {
@@ -120,87 +104,78 @@ impl Points {
         }
     }
 
-    /// Whether a point that is kept needs what lived in `birth..death`.
-    fn needs(points: &[Point], birth: u64, death: u64) -> bool {
-        let at = points.partition_point(|point| point.seq < birth);
-        points.get(at).is_some_and(|point| point.seq < death)
+    /// Drops these, which are in order.
+    pub fn drop_all(&mut self, gone: &[u64]) {
+        self.points.retain(|point| gone.binary_search(&point.seq).is_err());
     }
 
-    /// A block died. True when nobody needs it any more; otherwise it is kept in mind.
-    pub fn bury(&mut self, grave: Grave) -> bool {
-        if !Self::needs(&self.points, grave.birth, grave.death) {
-            return true;
-        }
-        self.graves.push(grave);
-        false
+    /// Whether a point needs what lived in `birth..death`.
+    pub fn needs(&self, birth: u64, death: u64) -> bool {
+        let at = self.points.partition_point(|point| point.seq < birth);
+        self.points.get(at).is_some_and(|point| point.seq < death)
     }
 
-    /// Gives out the blocks that no point needs any more.
-    pub fn sweep(&mut self) -> Vec<Address> {
-        let Self { points, graves } = self;
-        let mut gone = Vec::new();
-        graves.retain(|grave| {
-            let needed = Self::needs(points, grave.birth, grave.death);
-            if !needed {
-                gone.push(grave.address);
-            }
-            needed
-        });
-        gone
+    /// The last point before record `seq`.
+    pub fn last_before(&self, seq: u64) -> Option<u64> {
+        let at = self.points.partition_point(|point| point.seq < seq);
+        self.points.get(at.checked_sub(1)?).map(|point| point.seq)
     }
 
-    /// Takes these out of their graves: they are alive again.
-    pub fn raise(&mut self, alive: &std::collections::HashSet<Address>) {
-        self.graves.retain(|grave| !alive.contains(&grave.address));
+    /// The only point that needs what lived in `birth..death`, if there is but one.
+    pub fn needed_only_by(&self, birth: u64, death: u64) -> Option<u64> {
+        let at = self.points.partition_point(|point| point.seq < birth);
+        let only = self.points.get(at).filter(|point| point.seq < death)?;
+        let next = self.points.get(at + 1).is_some_and(|point| point.seq < death);
+        (!next).then_some(only.seq)
     }
 
-    /// Blocks that would be free if the point were dropped.
-    pub fn held_only_by(&self, seq: u64) -> u64 {
-        let Ok(index) = self.find(seq) else { return 0 };
-        let before = index.checked_sub(1).and_then(|index| self.points.get(index)).map(|point| point.seq);
-        let after = self.points.get(index + 1).map(|point| point.seq);
-        let only = |grave: &&Grave| {
-            (grave.birth..grave.death).contains(&seq)
-                && before.is_none_or(|before| before < grave.birth)
-                && after.is_none_or(|after| after >= grave.death)
-        };
-        self.graves.iter().filter(only).count() as u64
-    }
-
-    /// Drops unnamed points as `retention` wants it, given the time and how many blocks are live now.
-    pub fn thin(&mut self, retention: &Retention, now_ms: u64, live_blocks: u64) {
+    /// Drops unnamed points as `retention` wants it by their age; says which, in order.
+    pub fn thin(&mut self, retention: &Retention, now_ms: u64) -> Vec<u64> {
         let mut hours = std::collections::HashSet::new();
+        let mut gone = Vec::new();
+        let unnamed = self.points.iter().filter(|point| point.name.is_none()).count();
+        // Too many: of the older half, every second goes.
+        let mut halved = if unnamed > UNNAMED_MAX { unnamed / 2 } else { 0 };
         self.points.retain(|point| {
             let age = now_ms.saturating_sub(point.time_ms);
             let slot = match age {
                 _ if point.name.is_some() => return true,
-                _ if !retention.every_flush => return false,
-                age if age <= retention.all_ms => return true,
-                age if age <= retention.hourly_ms => (1, point.time_ms / HOUR_MS),
-                _ => (24, point.time_ms / (24 * HOUR_MS)),
+                _ if !retention.every_flush => None,
+                age if age <= retention.all_ms => {
+                    halved = halved.saturating_sub(1);
+                    if halved % 2 == 0 {
+                        return true;
+                    }
+                    None
+                }
+                age if age <= retention.hourly_ms => Some((1, point.time_ms / HOUR_MS)),
+                _ => Some((24, point.time_ms / (24 * HOUR_MS))),
             };
             // The first of an hour or a day stays for it.
-            hours.insert(slot)
-        });
-        let budget_bytes = (live_blocks.saturating_mul(4096) / 100).saturating_mul(retention.budget_percent);
-        let budget_blocks = budget_bytes.max(retention.budget_min_bytes) / 4096;
-        while self.needed_graves() > budget_blocks {
-            let unnamed = self.points.iter().filter(|point| point.name.is_none()).count();
-            if unnamed == 0 {
-                return;
+            let stays = slot.is_some_and(|slot| hours.insert(slot));
+            if !stays {
+                gone.push(point.seq);
             }
-            // The oldest go first, an eighth at a time.
-            let mut left = unnamed.div_ceil(8);
-            self.points.retain(|point| {
-                let goes = point.name.is_none() && left > 0;
-                left -= usize::from(goes);
-                !goes
-            });
-        }
+            stays
+        });
+        gone
     }
 
-    fn needed_graves(&self) -> u64 {
-        self.graves.iter().filter(|grave| Self::needs(&self.points, grave.birth, grave.death)).count() as u64
+    /// Drops the oldest eighth of the unnamed points; says which, in order.
+    pub fn drop_oldest(&mut self) -> Vec<u64> {
+        let unnamed = self.points.iter().filter(|point| point.name.is_none());
+        let most = unnamed.clone().count().div_ceil(8);
+        let gone: Vec<u64> = unnamed.take(most).map(|point| point.seq).collect();
+        self.drop_all(&gone);
+        gone
+    }
+}
+
+impl Retention {
+    /// Blocks that points may hold beyond what is live.
+    pub fn budget_blocks(&self, live_blocks: u64) -> u64 {
+        let bytes = (live_blocks.saturating_mul(4096) / 100).saturating_mul(self.budget_percent);
+        bytes.max(self.budget_min_bytes) / 4096
     }
 }
 
@@ -208,26 +183,20 @@ impl Points {
 mod tests {
     use super::*;
 
-    fn grave(number: u64, birth: u64, death: u64) -> Grave {
-        Grave { address: Address::new(1, number), birth, death }
-    }
-
     #[test]
     fn a_block_is_kept_for_the_points_it_lived_at() {
         let mut points = Points::default();
         points.add(10, 0);
         points.add(20, 0);
-        assert!(points.bury(grave(1, 3, 10)), "dead before the first point");
-        assert!(points.bury(grave(2, 11, 20)), "born and dead between two");
-        assert!(!points.bury(grave(3, 10, 11)));
-        assert!(!points.bury(grave(4, 5, 25)));
-        assert!(points.bury(grave(5, 21, 30)));
-        assert_eq!((points.held_only_by(10), points.held_only_by(20)), (1, 0));
-        points.drop_point(10);
-        assert_eq!(points.sweep(), [Address::new(1, 3)]);
-        assert_eq!(points.held_only_by(20), 1);
-        points.drop_point(20);
-        assert_eq!(points.sweep(), [Address::new(1, 4)]);
+        assert!(!points.needs(3, 10), "dead before the first point");
+        assert!(!points.needs(11, 20), "born and dead between two");
+        assert!(points.needs(10, 11) && points.needs(5, 25));
+        assert!(!points.needs(21, 30));
+        let only = [(10, 11), (5, 25), (11, 21), (1, 2)].map(|(birth, death)| points.needed_only_by(birth, death));
+        assert_eq!(only, [Some(10), None, Some(20), None]);
+        assert_eq!([10, 11, 21].map(|seq| points.last_before(seq)), [None, Some(10), Some(20)]);
+        points.drop_all(&[10]);
+        assert!(!points.needs(10, 11) && points.needs(5, 25));
     }
 
     #[test]
@@ -238,16 +207,14 @@ mod tests {
             points.add(minute, minute * 60_000);
         }
         points.name(1, 0, "first");
-        points.thin(&Retention::default(), 10 * day, 0);
+        let all = points.all().len();
+        let gone = points.thin(&Retention::default(), 10 * day);
+        assert_eq!(points.all().len() + gone.len(), all);
+        assert!(gone.is_sorted());
         let counts = points.all().iter().filter(|point| point.name.is_none()).fold([0; 3], |mut counts, point| {
             let age = 10 * day - point.time_ms;
-            counts[if age <= day {
-                0
-            } else if age <= 7 * day {
-                1
-            } else {
-                2
-            }] += 1;
+            let class = if age <= day { 0 } else { 1 + usize::from(age > 7 * day) };
+            counts[class] += 1;
             counts
         });
         assert_eq!(counts, [24 * 60, 6 * 24, 3]);
@@ -255,15 +222,24 @@ mod tests {
     }
 
     #[test]
+    fn there_are_never_too_many() {
+        let mut points = Points::default();
+        for seq in 0..=UNNAMED_MAX as u64 {
+            points.add(seq, seq);
+        }
+        let gone = points.thin(&Retention::default(), 0);
+        assert_eq!(gone.len(), UNNAMED_MAX / 4);
+        assert!(gone.iter().all(|seq| *seq < UNNAMED_MAX as u64 / 2 + 1));
+    }
+
+    #[test]
     fn the_budget_takes_the_oldest() {
         let mut points = Points::default();
-        for seq in 1..=16 {
-            points.add(seq, seq);
-            assert!(!points.bury(grave(seq, seq, seq + 1)));
-        }
-        let retention = Retention { budget_min_bytes: 8 * 4096, ..Retention::default() };
-        points.thin(&retention, 16, 0);
-        assert_eq!(points.sweep().len(), 8);
-        assert_eq!(points.all().first().unwrap().seq, 9);
+        (1..=16).for_each(|seq| points.add(seq, seq));
+        points.name(1, 1, "kept");
+        assert_eq!(points.drop_oldest(), [2, 3]);
+        assert_eq!(points.all().first().unwrap().seq, 1);
+        let blocks = Retention::default().budget_blocks(1 << 30);
+        assert!((200 << 20..205 << 20).contains(&blocks), "a fifth: {blocks}");
     }
 }

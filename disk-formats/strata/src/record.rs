@@ -4,7 +4,7 @@
 //! whole. Each holds the tag of the one before, so the log is one chain from the head to its end.
 
 use crate::bytes::{get, get_u16, get_u32, get_u64, put};
-use crate::layout::{BLOCK_BYTES, Block, Tag, new_block};
+use crate::layout::{BLOCK_BYTES, Block, Tag};
 
 /// Data blocks of one record, at most.
 pub const DATA_MAX: usize = 160;
@@ -45,6 +45,11 @@ pub enum Op {
         /// Its record.
         point: u64,
     },
+    /// The guest's disk has another size from here on; what lies behind the end is gone.
+    Resize {
+        /// In bytes.
+        size_bytes: u64,
+    },
 }
 
 impl Op {
@@ -54,7 +59,7 @@ impl Op {
             Self::Write { .. } => 25,
             Self::Zero { .. } => 17,
             Self::Name { name, .. } => 10 + name.len(),
-            Self::Drop { .. } => 9,
+            Self::Drop { .. } | Self::Resize { .. } => 9,
         }
     }
 }
@@ -87,10 +92,9 @@ impl Record {
         self.ops.iter().filter(|op| matches!(op, Op::Write { .. })).count()
     }
 
-    /// The block, not yet sealed: the first [`SEALED_AT`] bytes are for the tag.
-    pub fn encode(&self) -> Box<Block> {
-        let mut block = new_block();
-        let bytes = &mut block[..];
+    /// Writes it into a block, not yet sealed: the first [`SEALED_AT`] bytes are for the tag.
+    pub fn encode(&self, bytes: &mut [u8]) {
+        bytes.fill(0);
         let at = SEALED_AT;
         put(bytes, at, &self.seq.to_le_bytes());
         put(bytes, at + 8, &self.previous);
@@ -122,10 +126,13 @@ impl Record {
                     put(bytes, at, &[4]);
                     put(bytes, at + 1, &point.to_le_bytes());
                 }
+                Op::Resize { size_bytes } => {
+                    put(bytes, at, &[5]);
+                    put(bytes, at + 1, &size_bytes.to_le_bytes());
+                }
             }
             at += op.len();
         }
-        block
     }
 
     /// Reads an opened block. `None` when it is none.
@@ -145,6 +152,7 @@ impl Record {
                     Op::Name { point: number, name: std::str::from_utf8(name).ok()?.to_owned() }
                 }
                 4 => Op::Drop { point: number },
+                5 => Op::Resize { size_bytes: number },
                 _ => return None,
             };
             position += op.len();
@@ -170,17 +178,21 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::new_block;
 
     #[test]
     fn records_survive_their_bytes() {
-        let mut ops: Vec<_> = (0..155).map(|lba| Op::Write { lba, tag: [lba as u8; 16] }).collect();
+        let mut ops: Vec<_> = (0..150).map(|lba| Op::Write { lba, tag: [lba as u8; 16] }).collect();
         ops.push(Op::Zero { lba: 7, count: 9 });
         ops.push(Op::Name { point: 3, name: "before the upgrade".to_owned() });
         ops.push(Op::Drop { point: 2 });
+        ops.push(Op::Resize { size_bytes: 1 << 40 });
         assert!(ops.iter().map(Op::len).sum::<usize>() <= OPS_BYTES_MAX);
         let record =
             Record { seq: 5, previous: [1; 16], time_ms: 2, next_segment: 3, next_place: 4, commit: true, ops };
-        assert_eq!(Record::decode(&record.encode()), Some(record));
+        let mut block = new_block();
+        record.encode(&mut block[..]);
+        assert_eq!(Record::decode(&block), Some(record));
     }
 
     #[test]

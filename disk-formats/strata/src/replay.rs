@@ -1,6 +1,6 @@
 //! Reading the log: at opening, from the last checkpoint to its end; for a restore point, from its checkpoint to it.
 
-use benchtop_block::BlockError;
+use benchtop_block::{BlockError, BlockErrorKind};
 
 use crate::head::LogPosition;
 use crate::layout::{Address, BLOCK_BYTES, Block, Pointer, SEGMENT_BLOCKS, SEGMENT_BYTES, Tag, place_offset};
@@ -37,6 +37,10 @@ pub struct Reader<'a> {
     /// The segment being read.
     segment: Vec<u8>,
     loaded: Option<u64>,
+    /// Slots of it that the host can not read.
+    unreadable: Vec<u64>,
+    /// What can not be read ends the log, as if it were damaged: for a repair.
+    passes_over: bool,
     /// Data is checked, too: at opening, where a record may be there without it.
     checks_data: bool,
 }
@@ -47,7 +51,13 @@ pub type Follow<'a> = &'a mut dyn FnMut(u64, u32) -> bool;
 impl<'a> Reader<'a> {
     /// From `position` on.
     pub fn new(store: &'a Store, position: LogPosition, checks_data: bool) -> Self {
-        Self { store, position, segment: Vec::new(), loaded: None, checks_data }
+        let (segment, unreadable) = (Vec::new(), Vec::new());
+        Self { store, position, segment, loaded: None, unreadable, passes_over: false, checks_data }
+    }
+
+    /// What the host can not read ends the log instead of being an error.
+    pub fn pass_over(&mut self, passes_over: bool) {
+        self.passes_over = passes_over;
     }
 
     /// Where it has come to.
@@ -55,24 +65,59 @@ impl<'a> Reader<'a> {
         self.position
     }
 
-    fn load(&mut self) -> Result<(), BlockError> {
-        if self.loaded != Some(self.position.segment) {
-            self.segment.resize(SEGMENT_BYTES as usize, 0);
-            let offset = place_offset(self.position.place);
-            self.store
-                .medium
-                .read_at(offset, &mut self.segment)
-                .map_err(|error| BlockError::from_io(format!("reading the log at {offset:#x} failed"), error))?;
-            self.loaded = Some(self.position.segment);
+    fn load(&mut self) {
+        if self.loaded == Some(self.position.segment) {
+            return;
         }
-        Ok(())
+        self.segment.resize(SEGMENT_BYTES as usize, 0);
+        self.segment.fill(0);
+        self.unreadable.clear();
+        // What is before is not asked for.
+        let first = self.position.slot.min(SEGMENT_BLOCKS);
+        let offsets: Vec<Option<u64>> = if self.checks_data {
+            // Where it was written: nothing of it moved yet.
+            let offset = place_offset(self.position.place);
+            (first..SEGMENT_BLOCKS).map(|slot| Some(offset + slot * BLOCK_BYTES as u64)).collect()
+        } else {
+            let space = self.store.space.read();
+            let segment = self.position.segment;
+            (first..SEGMENT_BLOCKS).map(|slot| space.locate(Address::new(segment, slot))).collect()
+        };
+        let follows = |a: &Option<u64>, b: &Option<u64>| match (a, b) {
+            (Some(a), Some(b)) => a + BLOCK_BYTES as u64 == *b,
+            _ => false,
+        };
+        let medium = &*self.store.medium;
+        let mut slot = first;
+        for run in offsets.chunk_by(follows) {
+            let at = slot as usize * BLOCK_BYTES;
+            let into = self.segment.get_mut(at..at + run.len() * BLOCK_BYTES).unwrap_or_default();
+            if let Some(Some(offset)) = run.first()
+                && medium.read_at(*offset, into).is_err()
+            {
+                // A bad sector behind the log's end harms nobody.
+                for ((slot, block), index) in (slot..).zip(into.chunks_exact_mut(BLOCK_BYTES)).zip(0u64..) {
+                    if medium.read_at(offset + index * BLOCK_BYTES as u64, block).is_err() {
+                        self.unreadable.push(slot);
+                    }
+                }
+            }
+            slot += run.len() as u64;
+        }
+        self.loaded = Some(self.position.segment);
     }
 
-    fn block(&self, slot: u64) -> Option<Box<Block>> {
-        let at = usize::try_from(slot).ok()?.checked_mul(BLOCK_BYTES)?;
+    fn block(&self, slot: u64) -> Result<Option<Box<Block>>, BlockError> {
+        if self.unreadable.contains(&slot) {
+            let segment = self.position.segment;
+            let context = format!("reading the log at segment {segment}, block {slot} failed");
+            return if self.passes_over { Ok(None) } else { Err(BlockError::new(BlockErrorKind::Io, context)) };
+        }
         let mut block = crate::layout::new_block();
-        block.copy_from_slice(self.segment.get(at..at.checked_add(BLOCK_BYTES)?)?);
-        Some(block)
+        let at = slot as usize * BLOCK_BYTES;
+        let Some(bytes) = self.segment.get(at..at + BLOCK_BYTES) else { return Ok(None) };
+        block.copy_from_slice(bytes);
+        Ok(Some(block))
     }
 
     /// The next record; `None` at the end of the log: where the next would be is nothing whole.
@@ -80,10 +125,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// The host's.
     pub fn next(&mut self) -> Result<Option<Found>, BlockError> {
-        self.load()?;
+        self.load();
         let LogPosition { segment, slot, seq, tag: previous, .. } = self.position;
         let address = Address::new(segment, slot);
-        let Some(mut block) = self.block(slot) else { return Ok(None) };
+        let Some(mut block) = self.block(slot)? else { return Ok(None) };
         let tag: Tag = crate::bytes::get(&block[..], 0);
         let Some(key) = self.store.keys.of(seq + 1) else { return Ok(None) };
         if !key.open_block(address, &mut block[SEALED_AT..], &tag) {
@@ -97,7 +142,7 @@ impl<'a> Reader<'a> {
         let found = Found { record, address };
         if self.checks_data {
             for (_, pointer) in found.writes() {
-                let Some(mut data) = self.block(pointer.address.slot()) else { return Ok(None) };
+                let Some(mut data) = self.block(pointer.address.slot())? else { return Ok(None) };
                 if !key.open_block(pointer.address, &mut data[..], &pointer.tag) {
                     return Ok(None);
                 }

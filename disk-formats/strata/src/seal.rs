@@ -12,6 +12,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use crate::layout::{Address, Tag};
+use crate::secret_memory::{Secret, SecretPool};
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
@@ -21,7 +22,7 @@ pub type Key = Zeroizing<[u8; KEY_BYTES]>;
 pub type Salt = [u8; 32];
 
 /// How blocks are protected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Cipher {
     /// Not secret: the tag is a checksum (BLAKE3, 16 bytes).
     Plain,
@@ -32,6 +33,18 @@ pub enum Cipher {
 }
 
 impl Cipher {
+    /// The one for new epochs of an encrypted disk: AES where the processor has it, which is faster and leaks nothing
+    /// through its caches; else ChaCha20.
+    pub fn for_this_host() -> Self {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        let has_aes = std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+        #[cfg(target_arch = "aarch64")]
+        let has_aes = std::arch::is_aarch64_feature_detected!("aes");
+        #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+        let has_aes = false;
+        if has_aes { Self::Aes256Gcm } else { Self::ChaCha20Poly1305 }
+    }
+
     /// As the superblock spells it.
     pub fn code(self) -> u8 {
         match self {
@@ -67,6 +80,7 @@ pub fn random<const N: usize>() -> Option<[u8; N]> {
 enum Purpose {
     Block = 0,
     Head = 1,
+    List = 2,
 }
 
 fn nonce(purpose: Purpose, number: u64) -> Nonce {
@@ -76,15 +90,21 @@ fn nonce(purpose: Purpose, number: u64) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// The key of one epoch; in a plain disk, none.
-pub struct EpochKey(Option<LessSafeKey>);
+/// The key of one epoch.
+pub enum EpochKey {
+    /// Of a plain disk: the epoch's salt, so that a guest, who does not see it, can not make a block that passes for
+    /// something else.
+    Plain(Salt),
+    /// Of an encrypted one.
+    Sealing(Secret<LessSafeKey>),
+}
 
 impl EpochKey {
     fn seal(&self, purpose: Purpose, number: u64, bytes: &mut [u8]) -> Option<Tag> {
         let mut tag = [0; 16];
-        match &self.0 {
-            None => tag.copy_from_slice(&checksum(purpose, number, bytes)),
-            Some(key) => {
+        match self {
+            Self::Plain(salt) => tag = checksum(salt, purpose, number, bytes),
+            Self::Sealing(key) => {
                 let sealed = key.seal_in_place_separate_tag(nonce(purpose, number), Aad::empty(), bytes).ok()?;
                 tag.copy_from_slice(sealed.as_ref().get(..16)?);
             }
@@ -93,9 +113,9 @@ impl EpochKey {
     }
 
     fn open(&self, purpose: Purpose, number: u64, bytes: &mut [u8], tag: &Tag) -> bool {
-        match &self.0 {
-            None => checksum(purpose, number, bytes) == *tag,
-            Some(key) => key
+        match self {
+            Self::Plain(salt) => checksum(salt, purpose, number, bytes) == *tag,
+            Self::Sealing(key) => key
                 .open_in_place_separate_tag(nonce(purpose, number), Aad::empty(), aead::Tag::from(*tag), bytes, 0..)
                 .is_ok(),
         }
@@ -111,6 +131,16 @@ impl EpochKey {
         self.open(Purpose::Block, address.bits(), bytes, tag)
     }
 
+    /// Seals a list whose first block goes to `address`, in place.
+    pub fn seal_list(&self, address: Address, bytes: &mut [u8]) -> Option<Tag> {
+        self.seal(Purpose::List, address.bits(), bytes)
+    }
+
+    /// Opens a list.
+    pub fn open_list(&self, address: Address, bytes: &mut [u8], tag: &Tag) -> bool {
+        self.open(Purpose::List, address.bits(), bytes, tag)
+    }
+
     /// Seals a head of that generation, in place.
     pub fn seal_head(&self, generation: u64, bytes: &mut [u8]) -> Option<Tag> {
         self.seal(Purpose::Head, generation, bytes)
@@ -122,12 +152,14 @@ impl EpochKey {
     }
 }
 
-/// The first half of BLAKE3 over the address and the bytes: a block in another's place is as wrong as a damaged one.
-fn checksum(purpose: Purpose, number: u64, bytes: &[u8]) -> Tag {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&[purpose as u8]).update(&number.to_le_bytes()).update(bytes);
+/// The first half of BLAKE3, keyed by the salt and by what the bytes are for: a block in another's place is as wrong as
+/// a damaged one.
+fn checksum(salt: &Salt, purpose: Purpose, number: u64, bytes: &[u8]) -> Tag {
+    let mut key = *salt;
+    key[23] = purpose as u8;
+    key[24..].copy_from_slice(&number.to_le_bytes());
     let mut tag = [0; 16];
-    tag.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    tag.copy_from_slice(&blake3::keyed_hash(&key, bytes).as_bytes()[..16]);
     tag
 }
 
@@ -138,6 +170,8 @@ pub struct Epoch {
     pub first: u64,
     /// Random.
     pub salt: Salt,
+    /// How its blocks are protected: epochs differ while a disk is encrypted or decrypted in place.
+    pub cipher: Cipher,
 }
 
 /// Derives a key of `master` for one use.
@@ -156,36 +190,65 @@ pub fn derive(master: &Key, salt: &[u8], info: &[u8]) -> Option<Key> {
 
 /// All keys of an open disk.
 pub struct Keyring {
-    cipher: Cipher,
-    master: Option<Key>,
+    secrets: SecretPool,
+    /// Of an encrypted disk, and of one that is becoming or was one.
+    master: RwLock<Option<Secret<[u8; KEY_BYTES]>>>,
     /// Ascending by first record, with their keys.
     epochs: RwLock<Vec<(Epoch, std::sync::Arc<EpochKey>)>>,
 }
 
 impl Keyring {
-    /// Of a disk with these epochs so far. A master key for an encrypted disk, none for a plain one.
-    pub fn new(cipher: Cipher, master: Option<Key>) -> Self {
-        Self { cipher, master, epochs: RwLock::new(Vec::new()) }
+    /// Of a disk without epochs so far. A master key for one that has key slots, none for a plain one. `None` when the
+    /// host has no memory.
+    pub fn new(master: Option<&Key>) -> Option<Self> {
+        let ring = Self { secrets: SecretPool::default(), master: RwLock::new(None), epochs: RwLock::new(Vec::new()) };
+        ring.set_master(master)?;
+        Some(ring)
     }
 
-    /// The key of an epoch with `salt`, not remembered.
-    pub fn key(&self, salt: &Salt) -> Option<EpochKey> {
-        match (self.cipher.algorithm(), &self.master) {
-            (None, _) => Some(EpochKey(None)),
-            (Some(algorithm), Some(master)) => {
-                let key = derive(master, salt, b"strata epoch")?;
-                Some(EpochKey(Some(LessSafeKey::new(UnboundKey::new(algorithm, &key[..]).ok()?))))
-            }
-            (Some(_), None) => None,
-        }
+    /// Of the same disk, before its epochs are known.
+    pub fn anew(&self) -> Option<Self> {
+        Self::new(self.master().as_ref())
+    }
+
+    /// Takes another master key, or none. Keys made of the old one stay.
+    pub fn set_master(&self, master: Option<&Key>) -> Option<()> {
+        *self.master.write() = match master {
+            Some(master) => Some(self.secrets.keep(|| Some(**master))?),
+            None => None,
+        };
+        Some(())
+    }
+
+    /// A copy of the master key, to be wrapped.
+    pub fn master(&self) -> Option<Key> {
+        self.master.read().as_ref().map(|master| Zeroizing::new(**master))
+    }
+
+    /// The key of an epoch with `cipher` and `salt`, not remembered.
+    pub fn key(&self, cipher: Cipher, salt: &Salt) -> Option<EpochKey> {
+        let Some(algorithm) = cipher.algorithm() else { return Some(EpochKey::Plain(*salt)) };
+        let key = derive(&self.master()?, salt, b"strata epoch")?;
+        let secret = self.secrets.keep(|| Some(LessSafeKey::new(UnboundKey::new(algorithm, &key[..]).ok()?)))?;
+        Some(EpochKey::Sealing(secret))
     }
 
     /// A key of its own for the superblock's checksum; zeroes for a plain disk, whose checksum anybody can make.
     pub fn superblock_key(&self) -> Option<Key> {
-        match &self.master {
+        match self.master() {
             None => Some(Zeroizing::new([0; KEY_BYTES])),
-            Some(master) => derive(master, &[], b"strata superblock"),
+            Some(master) => derive(&master, &[], b"strata superblock"),
         }
+    }
+
+    /// The newest epoch, in which heads and blocks are sealed now.
+    pub fn newest(&self) -> Option<(Epoch, std::sync::Arc<EpochKey>)> {
+        self.epochs.read().last().cloned()
+    }
+
+    /// The keys of the newest epochs, at most two.
+    pub fn newest_two(&self) -> Vec<std::sync::Arc<EpochKey>> {
+        self.epochs.read().iter().rev().take(2).map(|(_, key)| key.clone()).collect()
     }
 
     /// Takes these epochs instead of what it had. `None` when they are not in order.
@@ -193,19 +256,26 @@ impl Keyring {
         if !epochs.is_sorted_by(|a, b| a.first < b.first) {
             return None;
         }
-        let keyed: Option<Vec<_>> =
-            epochs.iter().map(|epoch| Some((*epoch, std::sync::Arc::new(self.key(&epoch.salt)?)))).collect();
+        let keyed: Option<Vec<_>> = epochs
+            .iter()
+            .map(|epoch| Some((*epoch, std::sync::Arc::new(self.key(epoch.cipher, &epoch.salt)?))))
+            .collect();
         *self.epochs.write() = keyed?;
         Some(())
     }
 
     /// Begins an epoch. One that wrote nothing and begins at the same record is replaced.
     pub fn begin(&self, epoch: Epoch) -> Option<()> {
-        let key = std::sync::Arc::new(self.key(&epoch.salt)?);
+        let key = std::sync::Arc::new(self.key(epoch.cipher, &epoch.salt)?);
         let mut epochs = self.epochs.write();
         epochs.retain(|(old, _)| old.first < epoch.first);
         epochs.push((epoch, key));
         Some(())
+    }
+
+    /// Forgets the epochs before record `first`, of which nothing is left, and their keys.
+    pub fn forget_before(&self, first: u64) {
+        self.epochs.write().retain(|(epoch, _)| epoch.first >= first);
     }
 
     /// The epochs.
@@ -223,7 +293,7 @@ impl Keyring {
 
 impl std::fmt::Debug for Keyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keyring").field("cipher", &self.cipher).finish_non_exhaustive()
+        f.debug_struct("Keyring").finish_non_exhaustive()
     }
 }
 
@@ -232,9 +302,10 @@ mod tests {
     use super::*;
 
     fn ring(cipher: Cipher) -> Keyring {
-        let ring = Keyring::new(cipher, (cipher != Cipher::Plain).then(|| Zeroizing::new([9; 32])));
-        ring.begin(Epoch { first: 1, salt: [1; 32] }).unwrap();
-        ring.begin(Epoch { first: 10, salt: [2; 32] }).unwrap();
+        let master = (cipher != Cipher::Plain).then(|| Zeroizing::new([9; 32]));
+        let ring = Keyring::new(master.as_ref()).unwrap();
+        ring.begin(Epoch { first: 1, salt: [1; 32], cipher }).unwrap();
+        ring.begin(Epoch { first: 10, salt: [2; 32], cipher }).unwrap();
         ring
     }
 
@@ -248,9 +319,7 @@ mod tests {
             assert_eq!(bytes == [5; 4096], cipher == Cipher::Plain);
             let sealed = bytes;
             assert!(!ring.of(3).unwrap().open_block(there, &mut bytes.clone(), &tag), "another address");
-            if cipher != Cipher::Plain {
-                assert!(!ring.of(10).unwrap().open_block(here, &mut bytes.clone(), &tag), "another epoch");
-            }
+            assert!(!ring.of(10).unwrap().open_block(here, &mut bytes.clone(), &tag), "another epoch");
             bytes[4095] ^= 1;
             assert!(!ring.of(3).unwrap().open_block(here, &mut bytes, &tag), "another content");
             bytes = sealed;
@@ -263,8 +332,11 @@ mod tests {
     fn epochs_are_found_by_birth() {
         let ring = ring(Cipher::Aes256Gcm);
         assert!(ring.of(0).is_none());
-        ring.begin(Epoch { first: 10, salt: [3; 32] }).unwrap();
+        let cipher = Cipher::Aes256Gcm;
+        ring.begin(Epoch { first: 10, salt: [3; 32], cipher }).unwrap();
         assert_eq!(ring.epochs().iter().map(|epoch| epoch.salt[0]).collect::<Vec<_>>(), [1, 3]);
-        assert!(ring.set_epochs(&[Epoch { first: 2, salt: [0; 32] }, Epoch { first: 2, salt: [0; 32] }]).is_none());
+        assert!(ring.set_epochs(&[Epoch { first: 2, salt: [0; 32], cipher }; 2]).is_none());
+        ring.forget_before(10);
+        assert_eq!(ring.epochs().len(), 1);
     }
 }

@@ -1,16 +1,20 @@
 //! Restore points: named, dropped, returned to.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 
 use benchtop_block::{BlockError, BlockErrorKind};
 
 use crate::StrataDisk;
+use crate::checkpoint::Checkpoints;
+use crate::core::Core;
 use crate::disk::now_ms;
 use crate::head::Base;
-use crate::layout::{Address, Pointer};
-use crate::open::replay_until;
+use crate::layout::Pointer;
+use crate::open::{Replayed, replay_until};
 use crate::points::Point;
 use crate::record::{NAME_BYTES_MAX, Op};
+use crate::resize::blocks;
 use crate::state::Changes;
 
 /// A restore point, as people see it.
@@ -32,15 +36,26 @@ fn refused(context: String) -> BlockError {
 
 impl StrataDisk {
     /// The restore points, oldest first.
-    pub fn points(&self) -> Vec<PointInfo> {
-        let state = self.state.lock();
+    ///
+    /// # Errors
+    /// The host's, or `Corrupt`.
+    pub fn points(&self) -> Result<Vec<PointInfo>, BlockError> {
+        let core = self.core();
+        let checkpoints = core.checkpoints.lock();
+        let points = core.state.lock().points.clone();
+        let mut only: HashMap<u64, u64> = HashMap::new();
+        checkpoints.graves.for_each(&core.store, |grave| {
+            if let Some(point) = points.needed_only_by(grave.birth, grave.death) {
+                *only.entry(point).or_default() += 1;
+            }
+        })?;
         let info = |point: &Point| PointInfo {
             seq: point.seq,
             time_ms: point.time_ms,
             name: point.name.clone(),
-            frees_bytes: state.points.held_only_by(point.seq) * crate::layout::BLOCK_BYTES as u64,
+            frees_bytes: only.get(&point.seq).copied().unwrap_or_default() * crate::layout::BLOCK_BYTES as u64,
         };
-        state.points.all().iter().map(info).collect()
+        Ok(points.all().iter().map(info).collect())
     }
 
     /// Names the state of now: one record, one sync, whatever the size of the disk. Says its number.
@@ -51,17 +66,19 @@ impl StrataDisk {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(refused(format!("a snapshot's name has 1 to {NAME_BYTES_MAX} bytes")));
         }
+        let core = self.core();
+        core.refuse_while_converting()?;
         {
-            let mut state = self.state.lock();
+            let mut state = core.usable()?;
             if state.points.all().iter().any(|point| point.name.as_deref() == Some(name)) {
                 return Err(refused(format!("there is a snapshot named {name:?} already")));
             }
-            let mut space = self.store.space.write();
+            let mut space = core.store.space.write();
             let now = now_ms();
             let seq = state.log.name_commit(&mut space, name, now)?;
             state.points.name(seq, now, name);
         }
-        self.commit()
+        core.commit(true)
     }
 
     /// Drops a restore point, named or not. What only it needed is given back at the next checkpoint.
@@ -69,38 +86,39 @@ impl StrataDisk {
     /// # Errors
     /// `Unsupported` when there is none of that number, or the host's.
     pub fn drop_point(&self, seq: u64) -> Result<(), BlockError> {
+        let core = self.core();
         {
-            let mut state = self.state.lock();
+            let mut state = core.usable()?;
             if !state.points.drop_point(seq) {
                 return Err(refused(format!("there is no restore point {seq}")));
             }
-            let mut space = self.store.space.write();
+            let mut space = core.store.space.write();
             state.log.push(&mut space, Op::Drop { point: seq }, now_ms())?;
         }
-        self.commit().map(|_seq| ())
+        core.commit(false).map(|_seq| ())
     }
 
-    /// Makes the disk what it was at a restore point. All points stay, and so does the state of now if it is one.
+    /// Makes the disk what it was at a restore point, its size included. All points stay, and so does the state of now if it is one.
     ///
     /// # Errors
     /// `Unsupported` when there is none of that number; `Corrupt`, or the host's.
     pub fn go(&mut self, seq: u64) -> Result<(), BlockError> {
-        if !self.state.lock().points.all().iter().any(|point| point.seq == seq) {
-            return Err(refused(format!("there is no restore point {seq}")));
-        }
-        self.commit()?;
+        let core = self.core();
+        core.refuse_while_converting()?;
+        core.commit(true)?;
+        let mut checkpoints = core.checkpoints.lock();
         // From here on the map has everything, and all that is dead is in its grave.
-        self.checkpoint()?;
-        let base = self.base_of(seq)?;
-        let then = replay_until(&self.store, &base, seq, self.size_bytes)?;
-        let now = self.state.lock().root;
-        let blocks = self.size_bytes.div_ceil(crate::layout::BLOCK_BYTES as u64);
+        core.make_checkpoint(&mut checkpoints)?;
+        let base = core.base_of(&checkpoints, seq)?;
+        let Replayed { changes: then, size_bytes, .. } = replay_until(&core.store, &base, seq)?;
+        let now = core.state.lock().root;
+        let blocks = blocks(size_bytes.max(core.size_bytes()));
         let mut alive = HashSet::new();
         let mut differences = Vec::new();
         let changed = then.within(0, blocks);
         let mut lba = 0;
-        while let Some(next) = self.next_of_any(&base, &changed, &now, lba, blocks)? {
-            let (old, new) = (self.pointer_at(&base, &then, next)?, self.store.lookup(&now, next)?);
+        while let Some(next) = core.next_of_any(&base, &changed, &now, lba, blocks)? {
+            let (old, new) = (core.pointer_at(&base, &then, next)?, core.store.lookup(&now, next)?);
             if old.address != new.address {
                 differences.push((next, old));
                 if !old.address.is_none() {
@@ -109,21 +127,9 @@ impl StrataDisk {
             }
             lba = next + 1;
         }
-        self.take_over(&differences, &alive)?;
-        self.checkpoint()
-    }
-
-    /// Puts pointers of an old state into the new one. They are in no record: the checkpoint after this makes them so.
-    fn take_over(&self, differences: &[(u64, Pointer)], alive: &HashSet<Address>) -> Result<(), BlockError> {
-        let mut state = self.state.lock();
-        let seq = state.log.ensure_open(&mut self.store.space.write())?;
-        state.points.raise(alive);
-        for (lba, pointer) in differences {
-            state.changes.order += 1;
-            let order = state.changes.order;
-            state.changes.change(*lba, *pointer, order, seq);
-        }
-        Ok(())
+        core.take_over(&differences, size_bytes)?;
+        checkpoints.raised = alive;
+        core.make_checkpoint(&mut checkpoints)
     }
 
     /// Shows a disk that is open for reading only as it was at a restore point.
@@ -131,22 +137,42 @@ impl StrataDisk {
     /// # Errors
     /// `Unsupported` when there is none of that number or the disk is open for writing; `Corrupt`, or the host's.
     pub fn rewind(&mut self, seq: u64) -> Result<(), BlockError> {
-        if !self.read_only {
+        let core = self.core();
+        if !core.read_only {
             return Err(refused("only a disk that is open for reading can show its past".to_owned()));
         }
-        if !self.state.lock().points.all().iter().any(|point| point.seq == seq) {
-            return Err(refused(format!("there is no restore point {seq}")));
-        }
-        let base = self.base_of(seq)?;
-        let changes = replay_until(&self.store, &base, seq, self.size_bytes)?;
-        let mut state = self.state.lock();
+        let base = core.base_of(&core.checkpoints.lock(), seq)?;
+        let Replayed { changes, size_bytes, .. } = replay_until(&core.store, &base, seq)?;
+        let mut state = core.state.lock();
+        core.size_bytes.store(size_bytes, Ordering::Relaxed);
         (state.root, state.changes) = (base.root, changes);
+        Ok(())
+    }
+}
+
+impl Core {
+    /// Puts pointers of an old state into the new one. They are in no record: the checkpoint after this makes them so.
+    fn take_over(&self, differences: &[(u64, Pointer)], size_bytes: u64) -> Result<(), BlockError> {
+        let _gate = self.gate.read();
+        let mut state = self.usable()?;
+        let seq = state.log.ensure_open(&mut self.store.space.write())?;
+        for (lba, pointer) in differences {
+            state.changes.order += 1;
+            let order = state.changes.order;
+            state.changes.change(*lba, *pointer, order, seq);
+        }
+        self.size_bytes.store(size_bytes, Ordering::Relaxed);
         Ok(())
     }
 
     /// The checkpoint that a restore point is counted from.
-    pub(crate) fn base_of(&self, seq: u64) -> Result<Base, BlockError> {
-        let checkpoints = self.checkpoints.lock();
+    ///
+    /// # Errors
+    /// `Unsupported` when there is no such point; `Corrupt`.
+    pub fn base_of(&self, checkpoints: &Checkpoints, seq: u64) -> Result<Base, BlockError> {
+        if !self.state.lock().points.all().iter().any(|point| point.seq == seq) {
+            return Err(refused(format!("there is no restore point {seq}")));
+        }
         let base = checkpoints.bases.iter().chain([&checkpoints.now]).rfind(|base| base.log.seq <= seq);
         base.copied().ok_or_else(|| {
             BlockError::new(BlockErrorKind::Corrupt, format!("no checkpoint is kept for restore point {seq}"))

@@ -1,14 +1,15 @@
 //! What changed since the last checkpoint: the overlay over the map.
 
-use std::collections::{BTreeMap, HashMap, btree_map};
+use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
 
-use benchtop_block::BlockError;
+use benchtop_block::{BlockError, BlockErrorKind};
 
-use crate::layout::{Address, Block, Pointer};
+use crate::graves::Grave;
+use crate::layout::{Address, Pointer};
 use crate::log::Log;
 use crate::pages::{Root, Store};
-use crate::points::{Grave, Points, Retention};
+use crate::points::{Points, Retention};
 
 /// A guest block that changed since the last checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,17 @@ pub struct Fresh {
 /// By guest block, in order: a discard asks for ranges.
 pub type Overlay = BTreeMap<u64, Fresh>;
 
+/// Steps that clearing ranges may take before a checkpoint is due: looking at a changed block, a page, or a mapped block
+/// is one.
+pub const WORK_DUE: u64 = 2 << 20;
+/// Steps of clearing after which a log is refused: eight times what any disk writes before it makes a checkpoint, which
+/// is a matter of seconds.
+pub const WORK_MAX: u64 = 8 * WORK_DUE;
+/// Changed blocks after which a log is refused, some 200 MiB of memory: likewise more than any disk writes.
+pub const CHANGES_MAX: usize = 2 << 20;
+/// Steps that reading one operation may take: all that a part of a range may have, and all that changed before.
+const OPERATION_WORK_MAX: u64 = 1 << 20;
+
 /// What changed over the map.
 #[derive(Debug, Default)]
 pub struct Changes {
@@ -37,6 +49,10 @@ pub struct Changes {
     pub deaths: Vec<Grave>,
     /// Counts changes.
     pub order: u64,
+    /// Steps that clearing ranges took since the checkpoint. Whoever reads the log takes as many.
+    pub work: u64,
+    /// Those of the checkpoint under way.
+    pub frozen_work: u64,
 }
 
 /// Everything that changes with every write, under one lock. Nothing is read or written under it.
@@ -46,8 +62,6 @@ pub struct State {
     pub root: Root,
     /// What changed since.
     pub changes: Changes,
-    /// Sealed blocks that are not in the file yet.
-    pub pending: HashMap<Address, Arc<Block>>,
     /// The log's end.
     pub log: Log,
     /// Restore points.
@@ -62,6 +76,8 @@ pub struct State {
     pub written_seq: u64,
     /// Why nothing may be written until the disk is opened anew.
     pub poisoned: bool,
+    /// The disk is being encrypted or decrypted: no point may be made.
+    pub converting: bool,
 }
 
 impl State {
@@ -70,7 +86,6 @@ impl State {
         Self {
             root,
             changes: Changes::default(),
-            pending: HashMap::new(),
             written_seq: log.seq(),
             log,
             points,
@@ -78,6 +93,7 @@ impl State {
             records: Vec::new(),
             appended: 0,
             poisoned: false,
+            converting: false,
         }
     }
 }
@@ -99,18 +115,36 @@ impl Changes {
     }
 
     /// Guest blocks from `lba` up to `end` read as zeroes: those that changed, and those that the map has.
+    ///
+    /// # Errors
+    /// `Corrupt` when a page is, or after more work than any disk leaves to be read; the host's.
     pub fn zero(&mut self, store: &Store, root: &Root, lba: u64, end: u64, seq: u64) -> Result<(), BlockError> {
         self.order += 1;
         let order = self.order;
-        for changed in self.within(lba, end - lba) {
+        let changed = self.within(lba, end.saturating_sub(lba));
+        self.work = self.work.saturating_add(changed.len() as u64);
+        for changed in changed {
             self.change(changed, Pointer::NONE, order, seq);
         }
-        let mut from = lba;
-        while let Some((mapped, _)) = store.next_mapped(root, from, end)? {
+        let mut left = WORK_MAX.saturating_sub(self.work).min(OPERATION_WORK_MAX);
+        let before = left;
+        let reached = store.walk(root, lba..end, &mut left, &mut |mapped, _| {
             self.change(mapped, Pointer::NONE, order, seq);
-            from = mapped + 1;
+        })?;
+        self.work += before - left;
+        self.check_bounds(reached == end)
+    }
+
+    /// Refuses what no disk writes between two checkpoints.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn check_bounds(&self, done: bool) -> Result<(), BlockError> {
+        if done && self.overlay.len() <= CHANGES_MAX {
+            return Ok(());
         }
-        Ok(())
+        let context = "the log changes more than any disk does between two checkpoints";
+        Err(BlockError::new(BlockErrorKind::Corrupt, context))
     }
 
     /// A guest block changed: `order` says when, `seq` in which record.
@@ -140,6 +174,7 @@ impl Changes {
     /// A checkpoint failed: what was frozen is fresh again.
     pub fn thaw(&mut self) {
         let Some(frozen) = self.frozen.take() else { return };
+        self.work += std::mem::take(&mut self.frozen_work);
         for (lba, old) in frozen.iter() {
             match self.overlay.entry(*lba) {
                 btree_map::Entry::Vacant(place) => {

@@ -5,7 +5,7 @@ use crate::bytes::{get, get_u32, get_u64, put};
 use crate::layout::{BLOCK_BYTES, Block, HEAD_BYTES_MAX, HEADS, SIZE_BYTES_MAX, SUPERBLOCKS, Tag};
 use crate::medium::Medium;
 use crate::seal::{Cipher, Key, Salt};
-use crate::slots::{SLOT_BYTES, SLOTS, Slot};
+use crate::slots::{self, SLOT_BYTES, Slot, Slots};
 
 /// What a Strata file begins with.
 pub const MAGIC: [u8; 8] = *b"STRATA\x1a\n";
@@ -25,7 +25,7 @@ pub struct Superblock {
     pub generation: u64,
     /// Size of the guest's disk.
     pub size_bytes: u64,
-    /// How blocks are protected.
+    /// How the head is protected, and what is written now.
     pub cipher: Cipher,
     /// Which of the two areas holds the head.
     pub head_area: u8,
@@ -37,8 +37,8 @@ pub struct Superblock {
     pub head_tag: Tag,
     /// Salt of the epoch it was sealed in.
     pub head_salt: Salt,
-    /// Passwords.
-    pub slots: [Option<Slot>; SLOTS],
+    /// Passwords and recovery keys.
+    pub slots: Slots,
 }
 
 /// Why a superblock can not be used.
@@ -92,7 +92,7 @@ impl Superblock {
             return Err(Refused::NotOne);
         }
         let [cipher, head_area] = get(block, 12);
-        let mut slots: [Option<Slot>; SLOTS] = Default::default();
+        let mut slots = Slots::default();
         for (index, slot) in slots.iter_mut().enumerate() {
             let at = SLOTS_AT + index * SLOT_BYTES;
             *slot = Slot::decode(&block[at..at + SLOT_BYTES]).map_err(|()| Refused::NotOne)?;
@@ -111,16 +111,32 @@ impl Superblock {
         };
         let sane = usize::from(head_area) < HEADS.len()
             && superblock.head_len as usize <= HEAD_BYTES_MAX
-            && (1..=SIZE_BYTES_MAX).contains(&superblock.size_bytes)
-            && superblock.size_bytes.is_multiple_of(512)
+            && can_be_size(superblock.size_bytes)
+            && slots::can_be_paid(&superblock.slots)
             && superblock.generation < u64::MAX / 2;
         if sane { Ok(superblock) } else { Err(Refused::NotOne) }
     }
 
-    /// Where the next one goes.
+    /// The area for the next head: the one that this superblock's does not lie in. Superblocks are also written without
+    /// a new head, so the generation does not say it.
+    pub fn next_area(&self) -> u8 {
+        1 - self.head_area.min(1)
+    }
+
+    /// Whether a password is needed.
+    pub fn has_slots(&self) -> bool {
+        self.slots.iter().any(Option::is_some)
+    }
+
+    /// Where it goes.
     pub fn offset(&self) -> u64 {
         SUPERBLOCKS[usize::from(self.generation % 2 == 1)]
     }
+}
+
+/// Whether a guest's disk can have so many bytes.
+pub fn can_be_size(size_bytes: u64) -> bool {
+    (512..=SIZE_BYTES_MAX).contains(&size_bytes) && size_bytes.is_multiple_of(512)
 }
 
 /// Whether the owner of `key` wrote this block.
@@ -132,16 +148,24 @@ pub fn is_authentic(block: &Block, key: &Key) -> bool {
 /// What was found where a superblock should be.
 pub type Candidate = (Result<Superblock, Refused>, Box<Block>);
 
-/// The superblocks of a file, the newest first.
+/// The superblocks of a file, the newest first. One that the host can not read is as good as damaged.
 ///
 /// # Errors
-/// The host's.
+/// The host's, when it can read neither.
 pub fn read_all(medium: &dyn Medium) -> std::io::Result<Vec<Candidate>> {
     let mut found = Vec::new();
+    let mut failed = None;
     for offset in SUPERBLOCKS {
         let mut block = crate::layout::new_block();
-        medium.read_at(offset, &mut block[..])?;
-        found.push((Superblock::decode(&block), block));
+        match medium.read_at(offset, &mut block[..]) {
+            Ok(()) => found.push((Superblock::decode(&block), block)),
+            Err(error) => {
+                found.push((Err(Refused::NotOne), crate::layout::new_block()));
+                if let Some(error) = failed.replace(error) {
+                    return Err(error);
+                }
+            }
+        }
     }
     found.sort_by_key(|(superblock, _)| {
         std::cmp::Reverse(superblock.as_ref().map_or(0, |superblock| superblock.generation))

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use benchtop_block::conformance::{self, read, write};
 use benchtop_block::{DiskBackend, ExtentKind};
-use benchtop_strata::{Cost, CreateOptions, Medium, NEEDS_PASSWORD, Retention, StrataDisk, WRONG_PASSWORD};
+use benchtop_strata::{
+    Cost, CreateOptions, HostCache, HostFile, Medium, NEEDS_PASSWORD, Retention, StrataDisk, WRONG_PASSWORD,
+};
 
 fn options(size_bytes: u64, password: Option<&str>) -> CreateOptions {
     let cost = Cost { memory_kib: 64, passes: 1, lanes: 1 };
@@ -16,7 +18,7 @@ fn options(size_bytes: u64, password: Option<&str>) -> CreateOptions {
 }
 
 fn medium() -> Arc<dyn Medium> {
-    Arc::new(tempfile::tempfile().expect("the host has room for a file"))
+    Arc::new(HostFile::new(tempfile::tempfile().expect("the host has room for a file"), HostCache::Reads))
 }
 
 #[test]
@@ -89,7 +91,7 @@ fn snapshots_are_returned_to() {
     assert_eq!(starts(&disk), [1, 1, 1, 0]);
     drop(disk);
     let disk = StrataDisk::open(medium, None, false).unwrap();
-    for point in disk.points() {
+    for point in disk.points().unwrap() {
         disk.drop_point(point.seq).unwrap();
     }
     disk.checkpoint().unwrap();
@@ -111,4 +113,72 @@ fn extents_tell_what_is_stored() {
     assert_eq!(disk.extent_at((1 << 20) + 65536, 1 << 29).unwrap().len_bytes, 1 << 29);
     disk.discard(0, 1 << 30).unwrap();
     assert_eq!(disk.extent_at(0, 1 << 30).unwrap().len_bytes, 1 << 30);
+}
+
+#[test]
+fn a_scattered_disk_is_put_in_order() {
+    for password in [None, Some("secret")] {
+        let medium = medium();
+        let options = CreateOptions { retention: Retention::OFF, ..options(64 << 20, password) };
+        let disk = StrataDisk::create(medium.clone(), &options).unwrap();
+        let content = |round: u64, block: u64| [(round * 7 + block) as u8 | 1; 4096];
+        for round in 0..3 {
+            for index in 0..4096u64 {
+                let block = index * 1237 % 4096;
+                write(&disk, block * 4096, &content(round, block), &[], false).unwrap();
+            }
+        }
+        disk.flush().unwrap();
+        disk.compact(5).unwrap();
+        let space = disk.space();
+        assert!(space.live_bytes >= 16 << 20 && space.used_bytes <= space.live_bytes + (12 << 20), "{space:?}");
+        let looks = |disk: &StrataDisk| {
+            for block in 0..4096 {
+                assert_eq!(read(disk, block * 4096, 4096, &[]).unwrap(), content(2, block), "{block}");
+            }
+            let report = disk.check();
+            assert_eq!((report.damage.as_slice(), report.leaked_blocks), (&[][..], 0), "{report:?}");
+        };
+        looks(&disk);
+        drop(disk);
+        looks(&StrataDisk::open(medium, password.map(str::as_bytes), false).unwrap());
+    }
+}
+
+#[test]
+fn moved_blocks_are_still_those_of_their_restore_points() {
+    let medium = medium();
+    let mut disk = StrataDisk::create(medium.clone(), &options(64 << 20, None)).unwrap();
+    let fill = |disk: &StrataDisk, round: u8, step: usize| {
+        for block in (0..4096u64).step_by(step) {
+            write(disk, block * 4096, &[round; 4096], &[], false).unwrap();
+        }
+    };
+    fill(&disk, 1, 1);
+    let points: Vec<u64> = (2..6)
+        .map(|round| {
+            let point = disk.snapshot(&format!("round {round}")).unwrap();
+            fill(&disk, round, usize::from(round));
+            disk.checkpoint().unwrap();
+            point
+        })
+        .collect();
+    for point in disk.points().unwrap() {
+        if point.name.is_none() || point.seq == points[1] {
+            disk.drop_point(point.seq).unwrap();
+        }
+    }
+    let used = disk.space().used_bytes;
+    disk.compact(5).unwrap();
+    assert!(disk.space().used_bytes < used, "something was gained");
+    let value = |disk: &StrataDisk, block: u64| read(disk, block * 4096, 512, &[]).unwrap()[0];
+    assert_eq!([0, 60, 1, 3, 5].map(|block| value(&disk, block)), [5, 5, 1, 3, 5]);
+    disk.go(points[2]).unwrap();
+    assert_eq!([0, 60, 1, 3, 5].map(|block| value(&disk, block)), [3, 3, 1, 3, 1]);
+    let report = disk.check();
+    assert_eq!((report.damage.as_slice(), report.leaked_blocks), (&[][..], 0), "{report:?}");
+    drop(disk);
+    let mut disk = StrataDisk::open(medium, None, true).unwrap();
+    disk.rewind(points[0]).unwrap();
+    assert_eq!([0, 60, 1, 3, 5].map(|block| value(&disk, block)), [1; 5]);
 }

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 const PAGE: u64 = 4096;
 const SECTOR: usize = 512;
 const BLOCKS: u64 = 200;
+const COST: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
 
 /// Sparse bytes.
 #[derive(Clone, Default)]
@@ -206,9 +207,9 @@ fn content(disk: &StrataDisk) -> Content {
 }
 
 /// Works until the power goes, or `steps` are done.
-fn work(disk: &StrataDisk, model: &mut Model, random: &mut Sequence, steps: u64) -> Option<()> {
+fn work(disk: &mut StrataDisk, model: &mut Model, random: &mut Sequence, steps: u64) -> Option<()> {
     for _ in 0..steps {
-        match random.below(40) {
+        match random.below(43) {
             0..20 => {
                 let first = random.below(BLOCKS);
                 let count = 1 + random.below((BLOCKS - first).min(12));
@@ -228,10 +229,15 @@ fn work(disk: &StrataDisk, model: &mut Model, random: &mut Sequence, steps: u64)
                 disk.discard(first * PAGE, count * PAGE).ok()?;
             }
             22..36 => {
-                disk.flush().ok()?;
+                if random.below(4) == 0 {
+                    disk.sync().ok()?
+                } else {
+                    disk.flush().ok()?
+                }
                 model.flush();
             }
-            36 => disk.checkpoint().ok()?,
+            36 if random.below(2) == 0 => disk.checkpoint().ok()?,
+            36 => disk.compact(0).ok()?,
             37 | 38 => {
                 model.counter += 1;
                 let name = format!("s{}", model.counter);
@@ -240,8 +246,20 @@ fn work(disk: &StrataDisk, model: &mut Model, random: &mut Sequence, steps: u64)
                 model.flush();
                 model.snapshots.push((name, content));
             }
+            40 => {
+                // What is behind the blocks that are looked at comes and goes.
+                disk.resize((BLOCKS + random.below(3) * random.below(1 << 20)) * PAGE, true).ok()?;
+                model.flush();
+            }
+            41 if !disk.key_slots().is_empty() => {
+                if let Some(slot) = disk.key_slots().iter().find(|slot| slot.index > 0) {
+                    disk.remove_key_slot(slot.index).ok()?;
+                } else {
+                    disk.add_password(b"another", COST).ok()?;
+                }
+            }
             _ => {
-                let points = disk.points();
+                let points = disk.points().expect("lists can be read");
                 if points.is_empty() {
                     continue;
                 }
@@ -269,9 +287,9 @@ fn life(
 ) -> Result<Bytes, Lost> {
     let cut_at = 1 + random.below(260);
     let fault = Arc::new(Fault::new(before, cut_at, lies));
-    if let Ok(disk) = StrataDisk::open(fault.clone(), password, false) {
+    if let Ok(mut disk) = StrataDisk::open(fault.clone(), password, false) {
         // What it found counts as flushed: opening makes it durable.
-        let end = work(&disk, model, random, 200);
+        let end = work(&mut disk, model, random, 200);
         fault.cut_at.store(0, Ordering::Relaxed);
         drop(disk);
         let _cut_or_done = end;
@@ -291,7 +309,7 @@ fn life(
     // From here on the disk is what was found.
     model.now = found;
     model.flush();
-    let points = disk.points();
+    let points = disk.points().expect("lists can be read");
     drop(disk);
     for (name, expected) in &model.snapshots {
         let Some(point) = points.iter().find(|point| point.name.as_deref() == Some(name)) else {
@@ -314,11 +332,10 @@ fn life(
 
 fn crash(seed: u64, cuts: u64, password: Option<&str>, retention: Retention, lies: bool) -> Result<(), Lost> {
     let mut random = Sequence::new(seed);
-    let cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
     let options = CreateOptions {
         size_bytes: BLOCKS * PAGE,
         retention,
-        password: password.map(|password| (password.as_bytes().to_vec().into(), cost)),
+        password: password.map(|password| (password.as_bytes().to_vec().into(), COST)),
     };
     let fault = Arc::new(Fault::new(Bytes::default(), u64::MAX, false));
     drop(StrataDisk::create(fault.clone(), &options).expect("a disk is made"));

@@ -203,6 +203,9 @@ pub struct DeviceInfo {
     pub bus: DiskBus,
     /// The image, or the disc in the drive.
     pub file: Option<PathBuf>,
+    /// The format of a disk's image, as the CLI spells it.
+    #[serde(default)]
+    pub format: Option<String>,
     /// The user's cache mode; a drive has none.
     pub cache: Option<CacheMode>,
     /// The disk's size, where it could be read.

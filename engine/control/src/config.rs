@@ -73,6 +73,73 @@ impl FromStr for CacheMode {
     }
 }
 
+/// The format of a disk's image. It is kept in the configuration and never guessed from the content of an image that a
+/// guest has written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// Our own, what new disks get.
+    Strata,
+    /// The bytes of the disk, one for one. What a configuration without this field means.
+    #[default]
+    Raw,
+    /// QEMU's.
+    Qcow2,
+    /// VMware's.
+    Vmdk,
+    /// VirtualBox's.
+    Vdi,
+    /// Hyper-V's older one.
+    Vhd,
+    /// Hyper-V's newer one.
+    Vhdx,
+}
+
+impl DiskFormat {
+    /// All of them.
+    pub const ALL: [Self; 7] = [Self::Strata, Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx];
+
+    /// As the CLI spells it; also the usual extension of such files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strata => "strata",
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+            Self::Vdi => "vdi",
+            Self::Vhd => "vhd",
+            Self::Vhdx => "vhdx",
+        }
+    }
+
+    /// What a file's extension says, if anything.
+    pub fn of_extension(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        match extension.as_str() {
+            "img" => Some(Self::Raw),
+            "vpc" => Some(Self::Vhd),
+            _ => Self::ALL.into_iter().find(|format| format.name() == extension),
+        }
+    }
+}
+
+impl fmt::Display for DiskFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for DiskFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|format| format.name() == text)
+            .ok_or_else(|| format!("`{text}` is no disk format; choose strata, raw, qcow2, vmdk, vdi, vhd or vhdx"))
+    }
+}
+
 /// What the firmware tries first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -104,6 +171,9 @@ pub struct DiskConfig {
     pub name: String,
     /// Its image, relative to the bundle.
     pub file: PathBuf,
+    /// The format of its image.
+    #[serde(default)]
+    pub format: DiskFormat,
     /// Controller.
     #[serde(default)]
     pub bus: DiskBus,
@@ -310,6 +380,7 @@ mod tests {
         config.disks.push(DiskConfig {
             name: "disk0".to_owned(),
             file: file.into(),
+            format: DiskFormat::Raw,
             bus: DiskBus::Ide,
             cache: CacheMode::Writethrough,
             serial,
@@ -326,6 +397,19 @@ mod tests {
     fn a_bundle_can_not_name_files_outside_itself() {
         for file in ["/etc/shadow", "../x", "disks/../../x", ""] {
             assert!(with_disk(file).validate().is_err(), "{file}");
+        }
+    }
+
+    #[test]
+    fn formats_are_known_by_their_extensions() {
+        for (path, format) in [
+            ("a.strata", Some(DiskFormat::Strata)),
+            ("a.b/c.IMG", Some(DiskFormat::Raw)),
+            ("a.qcow2", Some(DiskFormat::Qcow2)),
+            ("a.qcow2/b", None),
+            ("vmdk", None),
+        ] {
+            assert_eq!(DiskFormat::of_extension(Path::new(path)), format, "{path}");
         }
     }
 

@@ -105,7 +105,8 @@ mod tests {
         let mut config = VmConfig::new("Debian 12");
         config.disks.push(DiskConfig {
             name: "disk0".to_owned(),
-            file: "disks/disk0.raw".into(),
+            file: "disks/disk0.strata".into(),
+            format: crate::config::DiskFormat::Strata,
             bus: crate::config::DiskBus::Ide,
             cache: crate::config::CacheMode::Writeback,
             serial: config.serial_for_disk(0),
@@ -146,6 +147,16 @@ mod tests {
     }
 
     /// A message repeated a line of any length, with a picture of where in it the error is.
+    /// Machines made before disks had formats.
+    #[test]
+    fn a_disk_without_a_format_is_raw() {
+        let text = print(&sample()).unwrap();
+        assert!(text.contains("format = \"strata\"\n"), "{text}");
+        let config = parse(&text.replace("format = \"strata\"\n", "")).unwrap();
+        assert_eq!(config.disks[0].format, crate::config::DiskFormat::Raw);
+        assert!(parse(&text.replace("\"strata\"", "\"tape\"")).is_err());
+    }
+
     #[test]
     fn a_message_is_short_and_names_the_line() {
         let text = print(&sample()).unwrap().replace("cpus = 2", &format!("cpus = 2\n{} = 4", "x".repeat(70_000)));

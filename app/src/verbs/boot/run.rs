@@ -1,12 +1,10 @@
 //! Running the VM of `boot` and ending it.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use benchtop_control::runtime::{SCREEN, SOCKET};
@@ -20,8 +18,8 @@ use super::Boot;
 use super::watch::{SerialWatch, Typist, Watched};
 use crate::output::{Output, document};
 use crate::progress::Progress;
+use crate::signals::Signals;
 use crate::target::boot_key;
-use crate::verbs::monitor::stop_on_signals;
 use crate::verbs::screenshot::write_png;
 
 /// How often the screen is looked at.
@@ -48,30 +46,6 @@ enum End {
     Interrupted(&'static str),
 }
 
-/// Signals that ask the program to end.
-struct Signals {
-    socket: UnixStream,
-    ctrl_c: Arc<AtomicBool>,
-}
-
-impl Signals {
-    fn watch() -> std::io::Result<Self> {
-        let ctrl_c = Arc::new(AtomicBool::new(false));
-        // First, so that it is known by the time the socket wakes somebody.
-        signal_hook::flag::register(signal_hook::consts::SIGINT, ctrl_c.clone())?;
-        let socket = stop_on_signals()?;
-        socket.set_nonblocking(true)?;
-        Ok(Self { socket, ctrl_c })
-    }
-
-    /// Why to end, if one came.
-    fn came(&self) -> Option<&'static str> {
-        matches!((&self.socket).read(&mut [0]), Ok(1..)).then(|| {
-            if self.ctrl_c.load(Ordering::Relaxed) { "Ctrl-C was pressed." } else { "A signal asked it to end." }
-        })
-    }
-}
-
 /// A socket in the runtime folder, removed with this.
 struct Reachable {
     folder: RuntimeFolder,
@@ -89,7 +63,7 @@ impl Drop for Reachable {
 
 /// Runs the VM until one of its ends.
 pub fn run(boot: &Boot, output: &Output, opened: Opened, outputs: Outputs) -> Result<u8, Failure> {
-    let signals = Signals::watch().map_err(|error| Failure::from_io("can not watch for Ctrl-C", &error))?;
+    let signals = Signals::watch()?;
     let mut reachable = None;
     let mut listener = None;
     let mut screen = None;

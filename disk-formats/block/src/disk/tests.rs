@@ -333,6 +333,25 @@ fn without_space_a_write_waits_until_there_is_some() {
 }
 
 #[test]
+fn without_space_for_a_flush_nothing_is_lost_and_it_waits() {
+    let fault = Arc::new(FaultDisk::new(65536));
+    let bench = Bench::new(fault.clone(), CacheMode::Writethrough);
+    let (sender, told) = sync_channel(16);
+    bench.disk.set_observer(Arc::new(Watch(sender)));
+    fault.set_plan(FaultPlan { no_space_at_flush: true, ..FaultPlan::default() });
+    bench.write(7, 3, 8);
+    assert_eq!(told.recv().unwrap(), ("out of space", BlockErrorKind::NoSpace));
+    bench.disk.drain();
+    assert!(bench.nothing_came() && !bench.disk.is_poisoned());
+    // What the disk itself wants is not held back.
+    assert_eq!(kind(bench.disk.set_user_cache_mode(CacheMode::Writeback)), BlockErrorKind::NoSpace);
+    fault.set_plan(FaultPlan::default());
+    assert_eq!(bench.disk.retry_parked(), 1);
+    bench.expect(7);
+    assert_eq!(fault.durable(1536, 512), [8; 512]);
+}
+
+#[test]
 fn without_an_observer_errors_go_to_the_device() {
     let fault = Arc::new(FaultDisk::new(65536));
     let bench = Bench::new(fault.clone(), CacheMode::Writethrough);

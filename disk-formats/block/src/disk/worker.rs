@@ -8,8 +8,10 @@ use parking_lot::MutexGuard;
 
 use crate::queue::{Core, State, Step};
 
-/// One thread may wait in a sync while another moves data; more only queue up in the host's file system.
-const MAX_WORKERS: usize = 2;
+/// One thread may wait in a sync while another moves data; more that write only queue up in the host's file system.
+const MAX_WRITERS: usize = 2;
+/// A read waits for the host's disk, which serves many at once faster than one after the other.
+const MAX_WORKERS: usize = 16;
 
 /// How long a worker that ran out of work looks for more before it sleeps. A wake-up costs about as much.
 const SPIN: Duration = Duration::from_micros(50);
@@ -20,7 +22,8 @@ const SPIN: Duration = Duration::from_micros(50);
 /// The host's, when there is no worker at all.
 pub(super) fn ensure(core: &Arc<Core>, state: &mut MutexGuard<'_, State>) -> std::io::Result<()> {
     let free = state.workers.asleep + usize::from(state.workers.spinning);
-    if state.waiting_for_worker() <= free || state.workers.running >= MAX_WORKERS {
+    let most = if state.reads_wait() { MAX_WORKERS } else { MAX_WRITERS };
+    if state.waiting_for_worker() <= free || state.workers.running >= most {
         return Ok(());
     }
     let name = format!("disk-{}", state.workers.running);

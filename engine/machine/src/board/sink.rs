@@ -13,11 +13,11 @@ use crate::supervisor::Supervisor;
 
 /// Takes completions on worker threads and hands them to a controller.
 pub struct Completions {
-    // Weak, because the bus holds the controller and the controller this.
+    // Weak, because the bus holds the controller and the controller this. A circle would keep disks open for ever.
     bus: Weak<Bus>,
     vm: Arc<dyn Vm>,
     io: Weak<BoardIo>,
-    target: OnceLock<Arc<Attachment>>,
+    target: OnceLock<Weak<Attachment>>,
 }
 
 impl Completions {
@@ -29,7 +29,7 @@ impl Completions {
     /// Says to whom. Called once.
     pub fn connect(&self, target: &Arc<Attachment>) {
         // A second call would be a mistake of the board's; the first one holds.
-        let _first = self.target.set(target.clone());
+        let _first = self.target.set(Arc::downgrade(target));
     }
 }
 
@@ -44,8 +44,8 @@ impl CompletionSink for Completions {
         // Writes the guest made before this completion must be seen by the registers before it changes them.
         let (Some(bus), Some(io)) = (self.bus.upgrade(), self.io.upgrade()) else { return };
         self.vm.drain_coalesced(&*io);
-        if let Some(target) = self.target.get() {
-            bus.with_device(target, |device| device.complete(completed));
+        if let Some(target) = self.target.get().and_then(Weak::upgrade) {
+            bus.with_device(&target, |device| device.complete(completed));
         }
     }
 }

@@ -16,6 +16,7 @@
 mod feed;
 pub mod firmware;
 pub mod host;
+pub mod image;
 pub mod open;
 pub mod process;
 pub mod sandbox;
@@ -27,4 +28,4 @@ mod trouble;
 pub use feed::{Feed, SerialFeed};
 pub use server::{Server, listen};
 pub use session::{About, Session};
-pub use trouble::{hypervisor_failure, machine_failure};
+pub use trouble::{block_failure, hypervisor_failure, machine_failure};

@@ -5,26 +5,25 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use benchtop_block::{BlockErrorKind, DiscardWrites, Disk, DiskBackend, DiskOptions};
+use benchtop_block::{DiscardWrites, Disk, DiskBackend, DiskOptions};
 use benchtop_control::command::DeviceInfo;
-use benchtop_control::config::{BootFrom, CacheMode, DiskBus, VmConfig};
+use benchtop_control::config::{BootFrom, CacheMode, DiskBus, DiskFormat, VmConfig};
 use benchtop_control::{Bundle, Failure, FailureKind, Size};
 use benchtop_hypervisor::Hypervisor;
-use benchtop_images::{Format, IsoDisk, RawDisk, probe};
+use benchtop_images::IsoDisk;
 use uuid::Uuid;
 
-use super::{firmware, host, hypervisor_failure, trouble::block_failure};
+use super::image::{self, ImageUse, Password, StrataFile};
+use super::{block_failure, firmware, host, hypervisor_failure};
 use crate::{CdPart, DirectKernel, DiskPart, Firmware, MachineEvent, MachineParts};
 
 /// How a disk's image is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DiskUse {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskUse<'a> {
     /// Cache mode.
     pub cache: CacheMode,
-    /// The image stays as it is; writes live in memory.
-    pub discard_writes: bool,
-    /// The user says that it is raw, whatever it looks like.
-    pub is_raw: bool,
+    /// Its image. One that is read-only takes the guest's writes in memory.
+    pub image: ImageUse<'a>,
 }
 
 /// Everything of a VM that has to be opened.
@@ -46,7 +45,7 @@ pub struct Opened {
     /// Kernel to start instead of booting.
     pub direct_kernel: Option<DirectKernel>,
     /// Disks.
-    pub disks: Vec<DiskPart>,
+    pub disks: Vec<VmDisk>,
     /// CD-ROM drives.
     pub cds: Vec<CdPart>,
     /// The same for people.
@@ -57,12 +56,74 @@ pub struct Opened {
     pub no_reboot: bool,
 }
 
+/// A hard disk of a VM.
+#[derive(Debug)]
+pub struct VmDisk {
+    /// `disk0`, ….
+    pub name: String,
+    /// Controller.
+    pub bus: DiskBus,
+    /// Its image.
+    pub image: DiskFile,
+    /// Serial number the guest reads.
+    pub serial: String,
+}
+
+/// A disk's image: open, or about to be.
+pub struct DiskFile {
+    image: Pending,
+    cache: CacheMode,
+    discard_writes: bool,
+    format: &'static str,
+    size_bytes: Option<u64>,
+}
+
+/// What of a disk is open before the lock-down: all of it, or of a Strata disk, whose opening starts a thread, its file.
+enum Pending {
+    Open(Arc<dyn DiskBackend>),
+    Strata(StrataFile),
+}
+
+impl std::fmt::Debug for DiskFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskFile").field("format", &self.format).field("cache", &self.cache).finish_non_exhaustive()
+    }
+}
+
+impl DiskFile {
+    /// Opens the disk. It needs no path.
+    ///
+    /// # Errors
+    /// It is damaged, or its password is wrong.
+    fn open(self) -> Result<Disk, Failure> {
+        let image = match self.image {
+            Pending::Open(image) => image,
+            Pending::Strata(file) => Arc::new(file.open()?),
+        };
+        let backend: Arc<dyn DiskBackend> = if self.discard_writes {
+            // Half of the host's memory at most: the guest decides how much it writes.
+            let limit = host::memory_bytes().unwrap_or(4 << 30) / 2;
+            Arc::new(DiscardWrites::new(image, limit))
+        } else {
+            image
+        };
+        Ok(Disk::new(backend, DiskOptions { cache: block_cache(self.cache), inline: false }))
+    }
+}
+
 impl Opened {
-    /// The parts of the machine, and the accelerator to make it with.
+    /// The parts of the machine, and the accelerator to make it with. To be called after the lock-down: what this opens
+    /// of the disks may start threads.
+    ///
+    /// # Errors
+    /// A disk is damaged, or its password is wrong.
     pub(super) fn into_parts(
         self,
         on_event: Arc<dyn Fn(MachineEvent) + Send + Sync>,
-    ) -> (Box<dyn Hypervisor>, MachineParts) {
+    ) -> Result<(Box<dyn Hypervisor>, MachineParts), Failure> {
+        let part = |disk: VmDisk| {
+            Ok(DiskPart { name: disk.name, bus: disk.bus, disk: disk.image.open()?, serial: disk.serial })
+        };
         let parts = MachineParts {
             uuid: self.uuid,
             memory_bytes: self.memory.bytes(),
@@ -71,21 +132,21 @@ impl Opened {
             boot: self.boot,
             firmware: self.firmware,
             direct_kernel: self.direct_kernel,
-            disks: self.disks,
+            disks: self.disks.into_iter().map(part).collect::<Result<_, Failure>>()?,
             cds: self.cds,
             // The session takes COM1's output from the events.
             no_reboot: self.no_reboot,
             on_event,
         };
-        (self.hypervisor, parts)
+        Ok((self.hypervisor, parts))
     }
 }
 
-/// Opens what a bundle's configuration names.
+/// Opens what a bundle's configuration names; `password` is that of its encrypted disks.
 ///
 /// # Errors
 /// What can not be opened; nothing was changed.
-pub fn open_bundle(bundle: &Bundle, config: &VmConfig) -> Result<Opened, Failure> {
+pub fn open_bundle(bundle: &Bundle, config: &VmConfig, password: Option<&Password>) -> Result<Opened, Failure> {
     host::check_memory(config.memory)?;
     let hypervisor = open_hypervisor()?;
     let firmware = firmware::load(config.firmware.as_deref())?;
@@ -95,11 +156,13 @@ pub fn open_bundle(bundle: &Bundle, config: &VmConfig) -> Result<Opened, Failure
     for disk in &config.disks {
         let path = bundle.path().join(&disk.file);
         let file = bundle.open_file(&disk.file, true).map_err(|error| cannot_open("disk", &path, &error))?;
-        // The configuration says that it is raw; its content is the guest's and is not asked.
-        let how = DiskUse { cache: disk.cache, discard_writes: false, is_raw: true };
-        let open = disk_from_file(file, &path, how)?;
-        devices.push(disk_info(&disk.name, disk.bus, &disk.file, disk.cache, &open));
-        disks.push(DiskPart { name: disk.name.clone(), bus: disk.bus, disk: open, serial: disk.serial.clone() });
+        // The configuration says what it is; its content is the guest's and is not asked.
+        // What it names lies outside the bundle, or is no disk of this VM: it is not opened.
+        let image = ImageUse { format: Some(disk.format), password, ..ImageUse::default() };
+        let how = DiskUse { cache: disk.cache, image };
+        let image = disk_from_file(file, &path, how)?;
+        devices.push(disk_info(&disk.name, disk.bus, &disk.file, &image));
+        disks.push(VmDisk { name: disk.name.clone(), bus: disk.bus, image, serial: disk.serial.clone() });
     }
     for cd in &config.cds {
         let medium = match &cd.iso {
@@ -140,38 +203,31 @@ pub fn open_hypervisor() -> Result<Box<dyn Hypervisor>, Failure> {
     }
 }
 
-/// Opens a disk image.
+/// Opens a disk image, as far as that is done before the lock-down.
 ///
 /// # Errors
-/// It can not be opened, is in use, or is of a format that is not built.
-pub fn open_disk(path: &Path, how: DiskUse) -> Result<Disk, Failure> {
-    let file = open_plain(path, !how.discard_writes).map_err(|error| cannot_open("disk", path, &error))?;
+/// It can not be opened, is in use, or needs a password and there is none.
+pub fn open_disk(path: &Path, how: DiskUse<'_>) -> Result<DiskFile, Failure> {
+    let file = open_plain(path, !how.image.read_only).map_err(|error| cannot_open("disk", path, &error))?;
     disk_from_file(file, path, how)
 }
 
-fn disk_from_file(file: File, path: &Path, how: DiskUse) -> Result<Disk, Failure> {
+fn disk_from_file(file: File, path: &Path, how: DiskUse<'_>) -> Result<DiskFile, Failure> {
     let what = format!("can not use the disk {}", path.display());
-    let found = probe::probe_file(&file).map_err(|error| block_failure(&what, &error))?;
-    if !how.is_raw && !matches!(found, Format::Raw | Format::Iso) {
-        return Err(Failure::new(
-            FailureKind::Failed,
-            what,
-            format!("It is a {found} image, and that format is not built yet."),
-            "Convert it to raw first; if it really is raw, say so with format=raw.",
-        ));
-    }
-    let raw = RawDisk::open(file, how.discard_writes).map_err(|error| match error.kind() {
-        BlockErrorKind::InUse => in_use(&what),
-        _ => block_failure(&what, &error),
-    })?;
-    let backend: Arc<dyn DiskBackend> = if how.discard_writes {
-        // Half of the host's memory at most: the guest decides how much it writes.
-        let limit = host::memory_bytes().unwrap_or(4 << 30) / 2;
-        Arc::new(DiscardWrites::new(Arc::new(raw), limit))
-    } else {
-        Arc::new(raw)
+    let DiskUse { cache, image: how } = how;
+    let format = match how.format {
+        Some(format) => format,
+        None => image::detect(&file, &what)?,
     };
-    Ok(Disk::new(backend, DiskOptions { cache: block_cache(how.cache), inline: false }))
+    let (image, size_bytes) = if format == DiskFormat::Strata {
+        let size_bytes = image::strata_facts(&file).map(|facts| facts.size_bytes);
+        (Pending::Strata(StrataFile::new(file, &what, how.password, how.read_only)?), size_bytes)
+    } else {
+        let image = image::open_image(file, &what, ImageUse { format: Some(format), ..how })?.backend;
+        let size_bytes = Some(image.info().size_bytes);
+        (Pending::Open(image), size_bytes)
+    };
+    Ok(DiskFile { image, cache, discard_writes: how.read_only, format: format.name(), size_bytes })
 }
 
 /// Opens the file of a disc.
@@ -199,10 +255,7 @@ pub fn medium(file: File, path: &Path) -> Result<Disk, Failure> {
 
 fn iso(file: File, path: &Path) -> Result<IsoDisk, Failure> {
     let what = format!("can not use the disc {}", path.display());
-    IsoDisk::open(file).map_err(|error| match error.kind() {
-        BlockErrorKind::InUse => in_use(&what),
-        _ => block_failure(&what, &error),
-    })
+    IsoDisk::open(file).map_err(|error| block_failure(&what, &error))
 }
 
 /// The disc a bundle names.
@@ -238,14 +291,15 @@ pub fn open_bundle_iso(path: &Path) -> Result<File, Failure> {
 }
 
 /// A disk as `show` prints it.
-pub fn disk_info(name: &str, bus: DiskBus, file: &Path, cache: CacheMode, disk: &Disk) -> DeviceInfo {
+pub fn disk_info(name: &str, bus: DiskBus, file: &Path, disk: &DiskFile) -> DeviceInfo {
     DeviceInfo {
         name: name.to_owned(),
         kind: "disk".to_owned(),
         bus,
         file: Some(file.to_path_buf()),
-        cache: Some(cache),
-        size_bytes: Some(disk.info().size_bytes),
+        format: Some(disk.format.to_owned()),
+        cache: Some(disk.cache),
+        size_bytes: disk.size_bytes,
     }
 }
 
@@ -256,13 +310,17 @@ pub fn cd_info(name: &str, iso: Option<&Path>, medium: Option<&Disk>) -> DeviceI
         kind: "cd".to_owned(),
         bus: DiskBus::Ide,
         file: iso.map(PathBuf::from),
+        format: None,
         cache: None,
         size_bytes: medium.map(|disk| disk.info().size_bytes),
     }
 }
 
 /// Opens without waiting for the other end of a pipe.
-fn open_plain(path: &Path, writable: bool) -> std::io::Result<File> {
+///
+/// # Errors
+/// The host's.
+pub fn open_plain(path: &Path, writable: bool) -> std::io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).unwrap_or(0);
     File::options().read(true).write(writable).custom_flags(flags).open(path)
@@ -290,16 +348,8 @@ fn cannot_open(kind: &str, path: &Path, error: &std::io::Error) -> Failure {
     }
 }
 
-fn in_use(what: &str) -> Failure {
-    Failure::new(
-        FailureKind::WrongState,
-        what,
-        "Another VM or program uses it.",
-        "Stop that one first, or work on a copy.",
-    )
-}
-
-fn block_cache(mode: CacheMode) -> benchtop_block::CacheMode {
+/// The block crate's word for a cache mode.
+pub fn block_cache(mode: CacheMode) -> benchtop_block::CacheMode {
     match mode {
         CacheMode::Writethrough => benchtop_block::CacheMode::Writethrough,
         CacheMode::Writeback => benchtop_block::CacheMode::Writeback,
@@ -339,8 +389,9 @@ mod tests {
         let mut content = b"QFI\xfb".to_vec();
         content.resize(4096, 0);
         std::fs::write(&path, content).unwrap();
-        assert!(open_disk(&path, DiskUse::default()).unwrap_err().why.contains("qcow2"));
-        open_disk(&path, DiskUse { is_raw: true, ..DiskUse::default() }).unwrap();
+        open_disk(&path, DiskUse::default()).unwrap_err();
+        let image = ImageUse { format: Some(DiskFormat::Raw), ..ImageUse::default() };
+        open_disk(&path, DiskUse { image, ..DiskUse::default() }).unwrap();
     }
 
     #[test]

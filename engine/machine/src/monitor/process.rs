@@ -1,6 +1,7 @@
 //! The monitor process, from the request that started it to its end.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -13,18 +14,25 @@ use benchtop_control::screen::ScreenWriter;
 use benchtop_control::wire::{self, Receiver, WireError};
 use benchtop_control::{Bundle, BundleLock, Failure, FailureKind, RuntimeFolder};
 use rustix::net::RecvFlags;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
+use super::image::{PASSWORD_BYTES_MAX, Password};
 use super::open::open_bundle;
 use super::sandbox::{Allowed, lock_down};
 use super::server::{Server, listen};
 use super::session::{About, Session};
 
-/// What to start. Where COM1's output shall go comes beside it as a descriptor, if anywhere.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What to start. Descriptors come beside it, in the order of the fields that announce them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartRequest {
     /// The bundle, an absolute path.
     pub bundle: PathBuf,
+    /// A file that COM1's output goes to.
+    pub serial: bool,
+    /// A pipe with the password of the encrypted disks in it, which its writer has closed.
+    pub password: bool,
 }
 
 /// Sends the request to a monitor that was just started.
@@ -67,8 +75,11 @@ pub fn run(socket: UnixStream, stop: Option<UnixStream>, started_at: Instant) ->
             return FailureKind::Usage.exit_code();
         }
     };
-    let serial = receiver.take_descriptor().map(File::from);
-    match start(&request, serial, started_at) {
+    let mut file = |comes: bool| if comes { receiver.take_descriptor().map(File::from) } else { None };
+    let (serial, password) = (file(request.serial), file(request.password));
+    let password = password.map(read_password).transpose();
+    let started = password.and_then(|password| start(&request, serial, password.as_ref(), started_at));
+    match started {
         Ok(running) => {
             answer(&socket, &Ok(running.session.info()));
             drop(socket);
@@ -82,6 +93,18 @@ pub fn run(socket: UnixStream, stop: Option<UnixStream>, started_at: Instant) ->
             code
         }
     }
+}
+
+/// Takes the password out of its pipe. From then on a crash of this process leaves no picture of its memory.
+fn read_password(pipe: File) -> Result<Password, Failure> {
+    let what = "can not take the password";
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).map_err(|error| Failure::from_io(what, &error.into()))?;
+    // Large enough from the start: a buffer that grows leaves its old places unwiped.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(PASSWORD_BYTES_MAX));
+    let limit = bytes.capacity() as u64;
+    pipe.take(limit).read_to_end(&mut bytes).map_err(|error| Failure::from_io(what, &error))?;
+    Ok(bytes)
 }
 
 fn answer(socket: &UnixStream, result: &Result<VmInfo, Failure>) {
@@ -101,12 +124,17 @@ struct Running {
 }
 
 /// Opens everything, locks the process down, and lets the guest run.
-fn start(request: &StartRequest, serial: Option<File>, started_at: Instant) -> Result<Running, Failure> {
+fn start(
+    request: &StartRequest,
+    serial: Option<File>,
+    password: Option<&Password>,
+    started_at: Instant,
+) -> Result<Running, Failure> {
     let bundle = Bundle::open(&request.bundle)?;
     let lock = bundle.lock()?;
     let config = bundle.config()?;
     let what = format!("can not start the VM `{}`", config.name);
-    let opened = open_bundle(&bundle, &config)?;
+    let opened = open_bundle(&bundle, &config, password)?;
     let folder = RuntimeFolder::open()?.vm(&config.uuid.to_string())?;
     if let Err(error) = lock.announce(folder.path()) {
         tracing::warn!(%error, "the lock does not say where the socket is");

@@ -69,7 +69,7 @@ impl Session {
             MachineEvent::Serial(bytes) => pump.take(bytes),
             event => told.machine_event(event),
         };
-        let (hypervisor, parts) = opened.into_parts(Arc::new(on_event));
+        let (hypervisor, parts) = opened.into_parts(Arc::new(on_event))?;
         let accel = hypervisor.name();
         let machine = Machine::new(hypervisor.as_ref(), parts).map_err(|error| machine_failure(&what, &error))?;
         Ok(Self {

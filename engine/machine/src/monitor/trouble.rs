@@ -4,7 +4,9 @@ use benchtop_block::{BlockError, BlockErrorKind};
 use benchtop_control::failure::chain;
 use benchtop_control::{Failure, FailureKind};
 use benchtop_hypervisor::HypervisorError;
+use benchtop_strata::{NEEDS_PASSWORD, WRONG_PASSWORD};
 
+use super::image::{in_use, no_password, wrong_password};
 use crate::MachineError;
 
 /// An accelerator that refused.
@@ -53,11 +55,32 @@ pub fn machine_failure(what: &str, error: &MachineError) -> Failure {
 
 /// A disk that refused.
 pub fn block_failure(what: &str, error: &BlockError) -> Failure {
+    let text = error.to_string();
+    if text == NEEDS_PASSWORD {
+        return no_password(what);
+    }
+    if text == WRONG_PASSWORD {
+        return wrong_password(what);
+    }
+    let host = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
     let (kind, fix) = match error.kind() {
-        BlockErrorKind::NoSpace => (FailureKind::NoSpace, "Free some space on its file system."),
-        BlockErrorKind::ReadOnly => (FailureKind::NotCapable, "Make the file writable, or add --discard-writes."),
-        BlockErrorKind::Corrupt => (FailureKind::Integrity, "Restore the image from a backup."),
-        _ => (FailureKind::Failed, "Check the file and its file system."),
+        BlockErrorKind::InUse => return in_use(what),
+        BlockErrorKind::NoSpace => (FailureKind::NoSpace, "Free some space on its file system.".to_owned()),
+        BlockErrorKind::ReadOnly => {
+            (FailureKind::NotCapable, "Make the file writable, or add --discard-writes.".to_owned())
+        }
+        BlockErrorKind::Corrupt => (
+            FailureKind::Integrity,
+            "`benchtop disk check` says more; restore the image from a backup if it can not be repaired.".to_owned(),
+        ),
+        BlockErrorKind::OutOfRange | BlockErrorKind::Unsupported => {
+            (FailureKind::Failed, "Check that this is the right file; nothing was changed.".to_owned())
+        }
+        _ => match host {
+            // The host's own conditions have kinds and advice of their own.
+            Some(host) => (Failure::from_io(what, host).kind, Failure::from_io(what, host).fix),
+            None => (FailureKind::Failed, "Check the file and its file system.".to_owned()),
+        },
     };
     Failure::new(kind, what, chain(error), fix)
 }

@@ -1,0 +1,294 @@
+//! A disk on the command line, `FILE[,format=F]` or `VM:DISK`, opened with the user's password and consent.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use benchtop_block::{BlockError, BlockErrorKind};
+use benchtop_control::config::{CacheMode, DiskFormat};
+use benchtop_control::{Bundle, BundleLock, Failure, FailureKind, VmName};
+use benchtop_images::{Named, NamedFile, NamedRole, OpenOptions};
+use benchtop_machine::monitor::image::{self, Image, ImageUse, Password};
+use benchtop_machine::monitor::open::open_plain;
+use benchtop_strata::StrataDisk;
+use clap::Args;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::drives::DiskFile;
+use crate::output::Output;
+use crate::password::PasswordArgs;
+use crate::target::Target;
+
+/// What the user gives or allows for opening images.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Access {
+    /// The password.
+    #[command(flatten)]
+    pub password: PasswordArgs,
+    /// Allow opening this file if an image names it
+    #[arg(long = "allow-file", value_name = "FILE")]
+    pub allowed: Vec<PathBuf>,
+}
+
+/// A disk as it was named.
+#[derive(Debug)]
+pub struct Source {
+    /// As it was written.
+    pub name: String,
+    /// Its image.
+    pub path: PathBuf,
+    /// Its format, where it is said.
+    pub format: Option<DiskFormat>,
+    /// The bundle it is in, and its place there.
+    bundle: Option<(Bundle, PathBuf)>,
+    /// Another disk that is open holds the bundle's lock.
+    is_locked: bool,
+}
+
+/// An open disk. While it is, no VM can have it.
+pub struct Opened<T> {
+    /// The disk.
+    pub disk: T,
+    /// The password it was opened with.
+    pub password: Option<Password>,
+    _lock: Option<BundleLock>,
+}
+
+impl Source {
+    /// The disk in a file.
+    pub fn of_file(path: PathBuf, format: Option<DiskFormat>) -> Self {
+        Self { name: path.display().to_string(), path, format, bundle: None, is_locked: false }
+    }
+
+    /// Finds what `text` names; nothing is opened yet.
+    ///
+    /// # Errors
+    /// No such VM, or disk of it.
+    pub fn find(text: &str) -> Result<Self, Failure> {
+        let DiskFile { path, options } = DiskFile::parse(text)?;
+        let plain = path.to_str().unwrap_or(text).to_owned();
+        if options.cache != CacheMode::default() {
+            let why = "It says how to cache, and no VM is about to use it.";
+            return Err(Failure::new(FailureKind::Usage, format!("can not use `{text}`"), why, "Name the disk alone."));
+        }
+        let name = VmName::parse(&plain);
+        let Some(device) = &name.device else { return Ok(Self::of_file(path, options.format)) };
+        let target = Target::find(&name.vm)?;
+        let found = target.config.disks.iter().find(|disk| disk.name == *device).ok_or_else(|| {
+            Failure::new(
+                FailureKind::NotFound,
+                format!("there is no disk `{plain}`"),
+                "The VM has none of that name.",
+                "`benchtop show` lists its disks.",
+            )
+        })?;
+        let (path, format) = (target.bundle.path().join(&found.file), found.format);
+        if options.format.is_some_and(|said| said != format) {
+            let why = format!("The VM's configuration says that it is {format}.");
+            return Err(Failure::new(
+                FailureKind::Usage,
+                format!("can not use `{text}`"),
+                why,
+                "Leave the format out.",
+            ));
+        }
+        // A VM's disk is what its configuration says; its content is the guest's and is not asked.
+        let bundle = Some((target.bundle, found.file.clone()));
+        Ok(Self { name: plain, path, format: Some(format), bundle, is_locked: false })
+    }
+
+    /// Says that `other` will be open as long as this one: two disks of a VM share its lock.
+    pub fn opened_beside(&mut self, other: &Self) {
+        let bundle = |source: &Self| source.bundle.as_ref().and_then(|(bundle, _)| bundle.identity());
+        self.is_locked = bundle(self).is_some() && bundle(self) == bundle(other);
+    }
+
+    /// How messages about it begin.
+    pub fn what(&self, verb: &str) -> String {
+        format!("can not {verb} the disk {}", self.name)
+    }
+
+    /// Opens its file.
+    ///
+    /// # Errors
+    /// The host's, or it is no regular file.
+    pub fn file(&self, writable: bool) -> Result<File, Failure> {
+        let what = || self.what("open");
+        let file = match &self.bundle {
+            Some((bundle, file)) => bundle.open_file(file, writable),
+            None => open_plain(&self.path, writable),
+        };
+        let file = file.map_err(|error| Failure::from_io(what(), &error))?;
+        let metadata = file.metadata().map_err(|error| Failure::from_io(what(), &error))?;
+        let why = match metadata.len() {
+            _ if !metadata.is_file() => "It is no regular file.",
+            0 => "It is empty.",
+            // The text that describes a VMDK may be as short.
+            1..512 if image::detect(&file, &what())? == DiskFormat::Raw => "It is shorter than a sector of 512 bytes.",
+            _ => return Ok(file),
+        };
+        Err(Failure::new(FailureKind::Failed, what(), why, "Make a disk with `benchtop disk create`."))
+    }
+
+    /// Its format: what was said, or its signature.
+    ///
+    /// # Errors
+    /// It can not be read.
+    pub fn format(&self) -> Result<DiskFormat, Failure> {
+        match self.format {
+            Some(format) => Ok(format),
+            None => image::detect(&self.file(false)?, &self.what("read")),
+        }
+    }
+
+    /// Keeps a VM from starting with it.
+    ///
+    /// # Errors
+    /// It runs.
+    pub fn lock(&self) -> Result<Option<BundleLock>, Failure> {
+        match &self.bundle {
+            Some((bundle, _)) if !self.is_locked => bundle.lock().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Opens the disk.
+    ///
+    /// # Errors
+    /// It is in use, damaged, encrypted and the password is not right, names files without consent, or the host's.
+    pub fn open(&self, output: &Output, access: &Access, read_only: bool) -> Result<Opened<Image>, Failure> {
+        let lock = self.lock()?;
+        let what = self.what(if read_only { "read" } else { "write" });
+        let (disk, password) = access.password.unlock(output, &self.name, |password| {
+            self.with_named(output, access, |named| {
+                let how = ImageUse { format: self.format, read_only, password, named: named.named };
+                image::open_image(self.file(!read_only)?, &what, how)
+            })
+        })?;
+        Ok(Opened { disk, password, _lock: lock })
+    }
+
+    /// Opens a disk of which something is asked that only Strata has.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), or it is of another format.
+    pub fn open_strata(
+        &self,
+        output: &Output,
+        access: &Access,
+        read_only: bool,
+    ) -> Result<Opened<StrataDisk>, Failure> {
+        let lock = self.lock()?;
+        let format = self.format()?;
+        let what = self.what(if read_only { "read" } else { "write" });
+        if format != DiskFormat::Strata {
+            let why = format!("It is a {format} image, and only Strata disks have restore points.");
+            let fix = "Convert it first: benchtop disk convert.";
+            return Err(Failure::new(FailureKind::Failed, what, why, fix));
+        }
+        let (disk, password) = access.password.unlock(output, &self.name, |password| {
+            image::open_strata(self.file(!read_only)?, &what, password, read_only)
+        })?;
+        Ok(Opened { disk, password, _lock: lock })
+    }
+
+    /// Lets `act` open files that the image names, as far as the user consents. A disk in a bundle names none that are
+    /// opened: a bundle may come from anywhere.
+    ///
+    /// # Errors
+    /// Those of `act`; where consent was refused, that.
+    pub fn with_named<T>(
+        &self,
+        output: &Output,
+        access: &Access,
+        act: impl FnOnce(OpenOptions<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if self.bundle.is_some() {
+            return act(OpenOptions::default());
+        }
+        let path = std::path::absolute(&self.path).map_err(|error| Failure::from_io(self.what("open"), &error))?;
+        let folder = path.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let consent =
+            Consent { name: &self.name, folder, allowed: &access.allowed, output, refused: RefCell::default() };
+        let open = |wanted: &NamedFile<'_>| consent.open(wanted);
+        let result = act(OpenOptions { named: Some(&open), ..OpenOptions::default() });
+        match (result, consent.refused.take()) {
+            (Err(_), Some(refused)) => Err(refused),
+            (result, _) => result,
+        }
+    }
+}
+
+/// Decides on files that an image names.
+struct Consent<'a> {
+    name: &'a str,
+    /// The image's.
+    folder: PathBuf,
+    allowed: &'a [PathBuf],
+    output: &'a Output,
+    /// Why one was not opened.
+    refused: RefCell<Option<Failure>>,
+}
+
+impl Consent<'_> {
+    fn open(&self, wanted: &NamedFile<'_>) -> Result<Named, BlockError> {
+        self.try_open(wanted).map(Named::File).map_err(|failure| {
+            let error = BlockError::new(BlockErrorKind::Unsupported, failure.why.clone());
+            self.refused.replace(Some(failure));
+            error
+        })
+    }
+
+    fn try_open(&self, wanted: &NamedFile<'_>) -> Result<File, Failure> {
+        let mut folder = self.folder.clone();
+        for name in wanted.through {
+            let path = folder.join(name);
+            folder = path.parent().unwrap_or(Path::new("/")).to_path_buf();
+        }
+        let path = folder.join(wanted.name);
+        let io = |error: std::io::Error| Failure::from_io(format!("can not open {}", path.display()), &error);
+        let identity = |path: &Path| path.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+        let named = identity(&path).map_err(io)?;
+        if self.allowed.iter().any(|allowed| identity(allowed).is_ok_and(|allowed| allowed == named)) {
+            return regular(open_plain(&path, !wanted.read_only).map_err(io)?, &path);
+        }
+        let what = format!("can not open the disk {}", self.name);
+        let role = match wanted.role {
+            NamedRole::Backing => "is based on",
+            NamedRole::Extent => "keeps a part of the disk in",
+        };
+        let inside = path.strip_prefix(&self.folder).ok().filter(|inside| {
+            let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+            inside.components().all(plain)
+        });
+        let Some(inside) = inside else {
+            let why = format!("It {role} {}, which is outside its own folder.", path.display());
+            let fix = "If you trust the image, allow that with --allow-file.";
+            return Err(Failure::new(FailureKind::Failed, what, why, fix));
+        };
+        let why = format!("It {role} {}.", path.display());
+        self.output.confirm(&format!("{why} Open that, too?")).map_err(|_refused| {
+            let fix = "If you trust the image, consent with --yes, or with --allow-file to that file alone.";
+            Failure::new(FailureKind::Failed, what, why, fix)
+        })?;
+        // No link on the way: it could lead out.
+        let open = || {
+            let access = if wanted.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+            let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let folder = File::open(&self.folder)?;
+            Ok(File::from(openat2(folder, inside, flags, Mode::empty(), resolve)?))
+        };
+        regular(open().map_err(io)?, &path)
+    }
+}
+
+fn regular(file: File, path: &Path) -> Result<File, Failure> {
+    let what = || format!("can not open {}", path.display());
+    match file.metadata() {
+        Ok(metadata) if metadata.is_file() => Ok(file),
+        Ok(_) => Err(Failure::new(FailureKind::Failed, what(), "It is no regular file.", "Name a file.")),
+        Err(error) => Err(Failure::from_io(what(), &error)),
+    }
+}

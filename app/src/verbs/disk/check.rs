@@ -1,0 +1,165 @@
+//! `disk check` and `disk repair`.
+
+use benchtop_block::{BlockError, BlockErrorKind};
+use benchtop_control::config::DiskFormat;
+use benchtop_control::{Failure, FailureKind, Size};
+use benchtop_machine::monitor::block_failure;
+use benchtop_machine::monitor::image::{image_format, lock};
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::not_built;
+use crate::image::{Access, Source};
+use crate::output::Output;
+
+/// `disk check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Disk: FILE[,format=F] or VM:DISK
+    pub disk: String,
+    /// How to open it.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// `disk repair`.
+#[derive(Debug, Args)]
+pub struct Repair {
+    /// Disk: FILE[,format=F] or VM:DISK
+    pub disk: String,
+    /// How to open it.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// What was found, in the words all formats share.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    disk: String,
+    format: &'static str,
+    /// How much is wrong.
+    damages: u64,
+    /// How much space is taken and holds nothing: clusters, or blocks of Strata's.
+    leaks: u64,
+    /// The same in bytes, where it is known.
+    leaked_bytes: Option<u64>,
+    /// Blocks that were read and compared with what authenticates them.
+    verified_blocks: Option<u64>,
+    /// The first of what was found, in words.
+    findings: Vec<String>,
+}
+
+impl Report {
+    fn new(source: &Source, format: DiskFormat) -> Self {
+        Self { disk: source.name.clone(), format: format.name(), ..Self::default() }
+    }
+
+    fn with(self, found: benchtop_images::CheckReport) -> Self {
+        let benchtop_images::CheckReport { damages, leaks, findings } = found;
+        Self { damages, leaks, findings, ..self }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match (self.damages, self.leaks) {
+            (0, 0) => 0,
+            (0, _) => FailureKind::Leaks.exit_code(),
+            _ => FailureKind::Damage.exit_code(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut lines = self.findings.clone();
+        lines.push(match (self.damages, self.leaks) {
+            (0, 0) => "no damage was found".to_owned(),
+            (0, leaks) => match self.leaked_bytes {
+                Some(bytes) => format!("no damage; {} are taken and hold nothing", Size(bytes).human()),
+                None => format!("no damage; {leaks} clusters are taken and hold nothing"),
+            },
+            (1, _) => "damage was found in 1 place".to_owned(),
+            (damages, _) => format!("damage was found in {damages} places"),
+        });
+        lines.join("\n")
+    }
+
+    fn print(&self, output: &Output, verb: &str) -> Result<u8, Failure> {
+        output.result(verb, self, || self.text())?;
+        Ok(self.exit_code())
+    }
+}
+
+/// What a check that came to no end says: damage so grave is what was looked for.
+fn failed(what: &str, error: &BlockError) -> Failure {
+    let failure = block_failure(what, error);
+    match error.kind() {
+        BlockErrorKind::Corrupt => failure
+            .with_kind(FailureKind::Damage)
+            .with_fix("`benchtop disk repair` puts right what can be; else restore the image from a backup."),
+        _ => failure,
+    }
+}
+
+impl Check {
+    /// Runs the action. The exit code says what was found.
+    ///
+    /// # Errors
+    /// It can not be checked.
+    pub fn run(&self, output: &Output) -> Result<u8, Failure> {
+        let source = Source::find(&self.disk)?;
+        let format = source.format()?;
+        let what = source.what("check");
+        let report = Report::new(&source, format);
+        if format == DiskFormat::Strata {
+            let opened = source.open_strata(output, &self.access, true).map_err(|failure| match failure.kind {
+                FailureKind::Integrity => failure.with_kind(FailureKind::Damage),
+                _ => failure,
+            })?;
+            let found = opened.disk.check();
+            return Report {
+                damages: found.damages,
+                leaks: found.leaked_blocks,
+                leaked_bytes: Some(found.leaked_blocks.saturating_mul(4096)),
+                verified_blocks: Some(found.blocks + found.pages),
+                findings: found.damage,
+                ..report
+            }
+            .print(output, "disk.check");
+        }
+        let _lock = source.lock()?;
+        let found = source.with_named(output, &self.access, |options| {
+            let file = source.file(false)?;
+            lock(&file, &what, true)?;
+            let options = benchtop_images::OpenOptions { read_only: true, ..options };
+            match benchtop_images::check(file, image_format(format), &options) {
+                Ok(found) => Ok(Some(found)),
+                Err(error) if format == DiskFormat::Raw && error.kind() == BlockErrorKind::Unsupported => Ok(None),
+                Err(error) => Err(failed(&what, &error)),
+            }
+        })?;
+        match found {
+            Some(found) => report.with(found).print(output, "disk.check"),
+            None => {
+                output.remark("a raw image is nothing but its content: there is nothing to check");
+                report.print(output, "disk.check")
+            }
+        }
+    }
+}
+
+impl Repair {
+    /// Runs the action. The exit code says what is left.
+    ///
+    /// # Errors
+    /// It can not be repaired.
+    pub fn run(&self, output: &Output) -> Result<u8, Failure> {
+        let source = Source::find(&self.disk)?;
+        let format = source.format()?;
+        let _lock = source.lock()?;
+        if format == DiskFormat::Strata {
+            return Err(not_built("`disk repair` of a Strata disk"));
+        }
+        let what = source.what("repair");
+        let file = source.file(true)?;
+        let found = benchtop_images::repair(file, image_format(format)).map_err(|error| failed(&what, &error))?;
+        Report::new(&source, format).with(found).print(output, "disk.repair")
+    }
+}

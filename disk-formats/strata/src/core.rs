@@ -1,0 +1,83 @@
+//! The parts of an open disk, and the locks between them.
+//!
+//! Locks are taken in this order: `keeping`, `checkpoints`, `writer`, `gate`, `state`, the segments; `synced` alone or after
+//! `writer`. Nothing is read or written under `state` or the segments.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use benchtop_block::{BlockError, BlockErrorKind};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+
+use crate::checkpoint::Checkpoints;
+use crate::keeper::Wanted;
+use crate::layout::Tag;
+use crate::pages::Store;
+use crate::state::State;
+
+/// Locks for writes to parts of blocks; a run of blocks shares one.
+const STRIPES: usize = 64;
+/// Blocks of such a run.
+pub const STRIPE_BLOCKS: u64 = 256;
+
+/// Who writes the log.
+#[derive(Debug)]
+pub struct Writer {
+    /// Tag of the newest record written.
+    pub previous: Tag,
+    /// The file is written ahead up to here, in the place the log is in.
+    pub written_ahead: u64,
+    /// Small batches one after the other.
+    pub small_batches: u32,
+}
+
+/// An open disk.
+#[derive(Debug)]
+pub struct Core {
+    pub store: Store,
+    pub state: Mutex<State>,
+    /// A block that a batch waited for is there.
+    pub published: Condvar,
+    /// One thread at a time puts batches into the file, in their order.
+    pub writer: Mutex<Writer>,
+    /// The newest record known to be durable. Who syncs holds it.
+    pub synced: Mutex<u64>,
+    /// Held shared while a change is made, alone while changes are taken for a checkpoint.
+    pub gate: RwLock<()>,
+    /// Held shared while blocks are read, alone for a moment before old ones may be overwritten.
+    pub readers: RwLock<()>,
+    /// Held while the disk is looked after, and while nothing may be: before all others.
+    pub keeping: Mutex<()>,
+    pub checkpoints: Mutex<Checkpoints>,
+    pub stripes: Vec<RwLock<()>>,
+    pub wanted: Wanted,
+    /// Percent of the live data that garbage may take before segments are compacted.
+    pub garbage_percent: AtomicU64,
+    /// Size of the guest's disk. Changed under the gate, so that a checkpoint knows which size it is of.
+    pub size_bytes: AtomicU64,
+    pub read_only: bool,
+}
+
+fn poisoned() -> BlockError {
+    BlockError::new(BlockErrorKind::Poisoned, "an earlier sync of this disk failed")
+}
+
+impl Core {
+    pub fn stripes() -> Vec<RwLock<()>> {
+        (0..STRIPES).map(|_| RwLock::new(())).collect()
+    }
+
+    /// The lock of the run that the block is in.
+    pub fn stripe(&self, lba: u64) -> &RwLock<()> {
+        &self.stripes[(lba / STRIPE_BLOCKS) as usize % STRIPES]
+    }
+
+    /// The state, unless nothing may be written until the disk is opened anew.
+    pub fn usable(&self) -> Result<MutexGuard<'_, State>, BlockError> {
+        let state = self.state.lock();
+        if state.poisoned { Err(poisoned()) } else { Ok(state) }
+    }
+
+    pub fn garbage_percent(&self) -> u64 {
+        self.garbage_percent.load(Ordering::Relaxed)
+    }
+}

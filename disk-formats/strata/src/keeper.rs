@@ -1,0 +1,190 @@
+//! The thread that keeps house while the guest works: checkpoints, compaction, room for the host.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use benchtop_block::BlockError;
+use parking_lot::{Condvar, Mutex};
+
+use crate::core::Core;
+
+/// How often it looks by itself.
+const LOOKS_EVERY: Duration = Duration::from_millis(200);
+/// Looks without a write after which the disk is at rest.
+const RESTS_AFTER: u32 = 10;
+/// Looks after which committed writes are a restore point although more keep coming: 5 s.
+const POINTS_AFTER: u32 = 25;
+/// How long it tidies between two looks.
+const TIDIES_FOR: Duration = Duration::from_millis(50);
+/// Free places that are kept as they are while the disk is at rest.
+const SPARE_AT_REST: u64 = 4;
+
+#[derive(Debug, Default)]
+struct Flags {
+    running: bool,
+    checkpoint: bool,
+    stop: bool,
+}
+
+/// What the keeper is asked for.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    flags: Mutex<Flags>,
+    changed: Condvar,
+}
+
+impl Wanted {
+    /// Does nothing for so long, unless the disk is being closed.
+    pub fn rest(&self, time: Duration) {
+        let mut flags = self.flags.lock();
+        if !flags.stop {
+            self.changed.wait_for(&mut flags, time);
+        }
+    }
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub struct Keeper {
+    core: Arc<Core>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Begins. Without a thread, if the host gives none: then writers do the work themselves.
+    pub fn start(core: &Arc<Core>) -> Self {
+        let shared = core.clone();
+        core.wanted.flags.lock().running = true;
+        let thread = std::thread::Builder::new().name("strata".to_owned()).spawn(move || shared.keep());
+        let thread = thread.inspect_err(|error| tracing::warn!(%error, "no thread for a disk's housekeeping")).ok();
+        core.wanted.flags.lock().running = thread.is_some();
+        Self { core: core.clone(), thread }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        {
+            let mut flags = self.core.wanted.flags.lock();
+            (flags.stop, flags.running) = (true, false);
+            self.core.wanted.changed.notify_all();
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a disk's housekeeping panicked");
+        }
+    }
+}
+
+impl Core {
+    /// A checkpoint should be made; `now` if nothing more may be written before.
+    pub fn want_checkpoint(&self, now: bool) -> Result<(), BlockError> {
+        let running = {
+            let mut flags = self.wanted.flags.lock();
+            if flags.running && !flags.checkpoint {
+                flags.checkpoint = true;
+                self.wanted.changed.notify_all();
+            }
+            flags.running
+        };
+        if running && !now {
+            return Ok(());
+        }
+        let mut checkpoints = self.checkpoints.lock();
+        // Whoever was here before may have made it.
+        if self.load(&*self.usable()?) < 1.0 {
+            return Ok(());
+        }
+        self.make_checkpoint(&mut checkpoints)?;
+        if running { Ok(()) } else { self.compact_some(&mut checkpoints).map(|_more| ()) }
+    }
+
+    fn keep(&self) {
+        let mut watch = Watch::default();
+        let mut busy = false;
+        loop {
+            {
+                let mut flags = self.wanted.flags.lock();
+                if !flags.stop && !flags.checkpoint && !busy {
+                    self.wanted.changed.wait_for(&mut flags, LOOKS_EVERY);
+                }
+                if flags.stop {
+                    return;
+                }
+                flags.checkpoint = false;
+            }
+            let keeping = self.keeping.lock();
+            busy = match self.keep_once(&mut watch) {
+                Ok(more) => more,
+                Err(error) => {
+                    // A writer that runs into the same hears of it.
+                    tracing::warn!(%error, "a disk's housekeeping failed");
+                    false
+                }
+            };
+            drop(keeping);
+        }
+    }
+
+    /// Does what there is to do; says whether there is more.
+    fn keep_once(&self, watch: &mut Watch) -> Result<bool, BlockError> {
+        let (seq, unpointed) = {
+            let state = self.state.lock();
+            if state.poisoned {
+                return Ok(false);
+            }
+            (state.log.seq(), state.log.unpointed && state.retention.every_flush)
+        };
+        watch.look(seq, unpointed);
+        if unpointed && (watch.idle > 0 || watch.unpointed >= POINTS_AFTER) {
+            self.commit(true)?;
+        }
+        let mut checkpoints = self.checkpoints.lock();
+        let due = {
+            let state = self.usable()?;
+            self.load(&state) >= 1.0 || (watch.idle == RESTS_AFTER && state.appended > 0)
+        };
+        if due {
+            self.make_checkpoint(&mut checkpoints)?;
+        }
+        let mut more = self.compact_some(&mut checkpoints)?;
+        drop(checkpoints);
+        if watch.idle > RESTS_AFTER
+            && let Some(lba) = watch.tidied
+        {
+            watch.tidied = self.tidy(lba, TIDIES_FOR)?;
+            more |= watch.tidied.is_some();
+            if watch.tidied.is_none() {
+                self.make_checkpoint(&mut self.checkpoints.lock())?;
+                self.give_back(SPARE_AT_REST);
+            }
+        }
+        watch.last = self.state.lock().log.seq();
+        Ok(more)
+    }
+}
+
+/// What the keeper saw when it last looked.
+#[derive(Debug, Default)]
+struct Watch {
+    last: u64,
+    /// Looks since somebody else wrote.
+    idle: u32,
+    /// Looks with something that is not at a restore point.
+    unpointed: u32,
+    /// How far the disk is tidied since then; nothing when it is.
+    tidied: Option<u64>,
+}
+
+impl Watch {
+    fn look(&mut self, seq: u64, unpointed: bool) {
+        self.unpointed = if unpointed { self.unpointed + 1 } else { 0 };
+        if seq == self.last {
+            self.idle = self.idle.saturating_add(1);
+        } else {
+            (self.idle, self.tidied) = (0, Some(0));
+        }
+    }
+}
