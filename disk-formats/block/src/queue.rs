@@ -41,6 +41,11 @@ pub struct Reopened {
     pub doubtful_bytes: u64,
 }
 
+thread_local! {
+    /// The address of the core that this thread is a worker of; 0 for other threads. Only compared.
+    static SERVED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// A request on its way.
 pub(crate) struct Job {
     pub request: Request,
@@ -150,12 +155,24 @@ impl Core {
         self.state.lock()
     }
 
+    /// From now on this thread is a worker of this disk.
+    pub fn serve_here(&self) {
+        SERVED.set(std::ptr::from_ref(self).addr());
+    }
+
+    /// Whether this thread is one.
+    pub fn is_served_here(&self) -> bool {
+        SERVED.get() == std::ptr::from_ref(self).addr()
+    }
+
     /// Tells workers that there is something to do.
     pub fn announce(&self, state: MutexGuard<'_, State>, all: bool) {
         self.arrivals.fetch_add(1, Ordering::Release);
         let asleep = state.workers.asleep > 0;
-        // A worker that is spinning takes one without being woken.
-        let short = state.waiting_for_worker() > usize::from(state.workers.spinning);
+        // A worker that is spinning takes one without being woken, and so does one that is handing over a completion:
+        // who submits from there is that worker.
+        let coming = usize::from(state.workers.spinning) + usize::from(self.is_served_here());
+        let short = state.waiting_for_worker() > coming;
         drop(state);
         if asleep && all {
             self.work.notify_all();

@@ -127,13 +127,18 @@ impl Core {
         self.push_out(&mut writer, seq)?;
         // No change is half made while this is held.
         let gate = self.gate.write();
-        let seq = {
-            let mut state = self.state.lock();
+        let mut state = loop {
+            let mut state = self.usable()?;
+            // A flush may close a record at any time: what is taken must be what is written. Each flush adds one at
+            // most, for nothing changes meanwhile.
+            if !state.log.is_open() && state.log.closed.is_empty() {
+                break state;
+            }
             state.log.close(false, now_ms());
-            state.log.seq()
+            let seq = state.log.seq();
+            drop(state);
+            self.push_out(&mut writer, seq)?;
         };
-        self.push_out(&mut writer, seq)?;
-        let mut state = self.usable()?;
         let frozen = Arc::new(std::mem::take(&mut state.changes.overlay));
         state.changes.frozen = Some(frozen.clone());
         state.changes.frozen_work = std::mem::take(&mut state.changes.work);

@@ -87,6 +87,12 @@ impl StrataDisk {
         self.core().garbage_percent.store(percent, Ordering::Relaxed);
     }
 
+    /// Lets go of the disk as a crash would: nothing more is written, and what was not flushed is lost.
+    pub fn abandon(self) {
+        drop(self.keeper.lock().take());
+        self.core().state.lock().poisoned = true;
+    }
+
     /// How full the file is.
     pub fn space(&self) -> SpaceInfo {
         let usage = self.core().store.space.read().usage();

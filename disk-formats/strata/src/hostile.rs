@@ -64,7 +64,7 @@ fn a_log_that_clears_more_than_there_can_be_is_refused_soon() {
             state.log.push(&mut core.store.space.write(), op, 0).unwrap();
         }
         disk.core().commit(true).unwrap();
-        std::mem::forget(disk);
+        disk.abandon();
         let begin = Instant::now();
         let error = StrataDisk::open(medium, None, false).map(|_| ()).unwrap_err();
         assert_eq!(error.kind(), BlockErrorKind::Corrupt, "{error}");
@@ -105,7 +105,7 @@ fn a_guest_that_clears_again_and_again_can_be_opened() {
     }
     disk.flush().unwrap();
     assert!(disk.core().state.lock().changes.work <= 3 * crate::state::WORK_DUE);
-    std::mem::forget(disk);
+    disk.abandon();
     let disk = StrataDisk::open(medium, None, false).unwrap();
     assert_eq!(read(&disk, 0, 4096, &[]).unwrap(), [0; 4096]);
 }
@@ -123,7 +123,7 @@ fn example(medium: &Arc<dyn Medium>) -> (Superblock, HeadV1, Address) {
     disk.discard(16384, 65536).unwrap();
     let seq = disk.snapshot("two").unwrap();
     let record = disk.core().state.lock().records.iter().find(|(_, number)| *number == seq).unwrap().0;
-    std::mem::forget(disk);
+    disk.abandon();
     let key = Keyring::new(None).unwrap().key(Cipher::Plain, &superblock.head_salt).unwrap();
     let written =
         crate::head::Written { area: superblock.head_area, len: superblock.head_len, tag: superblock.head_tag };
@@ -237,7 +237,7 @@ fn authentic_nonsense_in_pages_does_no_harm() {
         writer.finish().unwrap();
         disk.core().state.lock().root = Root { pointer, ..root };
         disk.checkpoint().unwrap();
-        std::mem::forget(disk);
+        disk.abandon();
         use_it(&medium);
     }
     assert_eq!(place_offset(0), 132 << 20);

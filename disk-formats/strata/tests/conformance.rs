@@ -182,3 +182,38 @@ fn moved_blocks_are_still_those_of_their_restore_points() {
     disk.rewind(points[0]).unwrap();
     assert_eq!([0, 60, 1, 3, 5].map(|block| value(&disk, block)), [1; 5]);
 }
+
+#[test]
+fn flushes_during_checkpoints_lose_nothing() {
+    let medium = medium();
+    let disk = StrataDisk::create(medium.clone(), &options(64 << 20, None)).unwrap();
+    let rounds = 300u64;
+    std::thread::scope(|scope| {
+        let disk = &disk;
+        for lane in 0..3u64 {
+            scope.spawn(move || {
+                for round in 1..=rounds {
+                    let block = lane * 1000 + round % 7;
+                    write(disk, block * 4096, &[round as u8 | 1; 4096], &[], false).unwrap();
+                    disk.flush().unwrap();
+                }
+            });
+        }
+        scope.spawn(move || {
+            for _ in 0..100 {
+                disk.checkpoint().unwrap();
+            }
+        });
+    });
+    // As after a cut: no clean end.
+    disk.abandon();
+    let disk = StrataDisk::open(medium, None, false).unwrap();
+    for lane in 0..3u64 {
+        for last in rounds - 6..=rounds {
+            let block = lane * 1000 + last % 7;
+            assert_eq!(read(&disk, block * 4096, 4096, &[]).unwrap(), [last as u8 | 1; 4096], "{lane}, {last}");
+        }
+    }
+    let report = disk.check();
+    assert_eq!((report.damage.as_slice(), report.leaked_blocks), (&[][..], 0), "{report:?}");
+}

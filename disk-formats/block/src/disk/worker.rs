@@ -21,7 +21,7 @@ const SPIN: Duration = Duration::from_micros(50);
 /// # Errors
 /// The host's, when there is no worker at all.
 pub(super) fn ensure(core: &Arc<Core>, state: &mut MutexGuard<'_, State>) -> std::io::Result<()> {
-    let free = state.workers.asleep + usize::from(state.workers.spinning);
+    let free = state.workers.asleep + usize::from(state.workers.spinning) + usize::from(core.is_served_here());
     let most = if state.reads_wait() { MAX_WORKERS } else { MAX_WRITERS };
     if state.waiting_for_worker() <= free || state.workers.running >= most {
         return Ok(());
@@ -40,6 +40,7 @@ pub(super) fn ensure(core: &Arc<Core>, state: &mut MutexGuard<'_, State>) -> std
 }
 
 fn work(core: &Core) {
+    core.serve_here();
     let mut state = core.lock();
     loop {
         match state.next_step() {
