@@ -117,14 +117,13 @@ impl Core {
 
     /// Closes the log's newest record, writes what is before, and takes out what changed.
     fn freeze(&self) -> Result<Taken, BlockError> {
-        let mut writer = self.writer.lock();
         // Most of it while others go on.
         let seq = {
             let mut state = self.state.lock();
             state.log.close(false, now_ms());
             state.log.seq()
         };
-        self.push_out(&mut writer, seq)?;
+        self.push_out(seq)?;
         // No change is half made while this is held.
         let gate = self.gate.write();
         let mut state = loop {
@@ -137,7 +136,7 @@ impl Core {
             state.log.close(false, now_ms());
             let seq = state.log.seq();
             drop(state);
-            self.push_out(&mut writer, seq)?;
+            self.push_out(seq)?;
         };
         let frozen = Arc::new(std::mem::take(&mut state.changes.overlay));
         state.changes.frozen = Some(frozen.clone());
@@ -147,7 +146,7 @@ impl Core {
             deaths: std::mem::take(&mut state.changes.deaths),
             records: std::mem::take(&mut state.records),
             appended: std::mem::take(&mut state.appended),
-            base: Base { root: state.root, log: state.log.position(writer.previous), size_bytes: self.size_bytes() },
+            base: Base { root: state.root, log: state.log.position(), size_bytes: self.size_bytes() },
         };
         drop(state);
         drop(gate);

@@ -2,12 +2,14 @@
 
 use benchtop_block::{BlockError, BlockErrorKind};
 
-use crate::core::{Core, Writer};
+use crate::buffer::Blocks;
+use crate::core::Core;
 use crate::disk::{io_error, now_ms};
-use crate::layout::{BLOCK_BYTES, SEGMENT_BYTES, Tag};
-use crate::log::Part;
+use crate::layout::{BLOCK_BYTES, SEGMENT_BYTES};
+use crate::log::{Log, Part, Progress};
 use crate::pages::no_key;
 use crate::record::{Record, SEALED_AT};
+use crate::state::State;
 
 /// Batches that may wait for the file, before writes wait for them.
 const CLOSED_MAX: usize = 16;
@@ -18,132 +20,209 @@ const SMALL_BATCHES: u32 = 4;
 /// How far: what one commit in many pays for the others.
 const AHEAD_BYTES: u64 = 1 << 20;
 
-static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+/// Aligned as direct I/O wants it.
+#[repr(align(4096))]
+struct Zeroes([u8; 64 << 10]);
+
+static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
 
 /// A batch as it goes into the file.
 struct Outgoing {
     seq: u64,
     offset: u64,
-    fresh: bool,
+    record: Blocks,
     parts: Vec<Part>,
+    /// Zeroes to be written behind it.
+    ahead: u64,
+}
+
+/// What there is to write.
+enum Claim {
+    Batch(Outgoing),
+    /// Others write what is left, or its data is not there yet.
+    NotYet,
+    /// All of it is in the file.
+    Done,
+}
+
+/// The file's end, for one alone.
+pub struct Held<'a>(&'a Core);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().log.held = false;
+        self.0.moved.notify_all();
+    }
 }
 
 impl Core {
-    /// Sees to it that not too much waits for the file.
+    /// Sees to it that not too much waits for the file: writes a batch if there is one, and waits while there are many.
     pub fn relieve(&self) -> Result<(), BlockError> {
-        let closed = self.usable()?.log.closed.len();
-        if closed > 0
-            && let Some(mut writer) =
-                if closed > CLOSED_MAX { Some(self.writer.lock()) } else { self.writer.try_lock() }
-        {
-            self.push_out(&mut writer, u64::MAX)?;
+        loop {
+            let (outgoing, many) = {
+                let mut state = self.usable()?;
+                let many = state.log.closed.len() > CLOSED_MAX;
+                match self.claim(&mut state, u64::MAX)? {
+                    Claim::Batch(outgoing) => (outgoing, many),
+                    Claim::NotYet if many => {
+                        self.moved.wait(&mut state);
+                        continue;
+                    }
+                    Claim::NotYet | Claim::Done => return Ok(()),
+                }
+            };
+            self.put(outgoing)?;
+            if !many {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
-    /// Puts closed batches up to number `seq` into the file.
-    pub fn push_out(&self, writer: &mut Writer, seq: u64) -> Result<(), BlockError> {
+    /// Puts closed batches up to number `seq` into the file. Several threads do so at once: a record names the one
+    /// before it, which is sealed by then, and a reader goes no further than to the first that is missing.
+    pub fn push_out(&self, seq: u64) -> Result<(), BlockError> {
         loop {
             let outgoing = {
                 let mut state = self.usable()?;
-                match state.log.closed.front_mut() {
-                    None => return Ok(()),
-                    Some(batch) if batch.seq > seq => return Ok(()),
-                    Some(batch) if batch.missing > 0 => {
-                        self.published.wait(&mut state);
+                match self.claim(&mut state, seq)? {
+                    Claim::Batch(outgoing) => outgoing,
+                    Claim::NotYet => {
+                        self.moved.wait(&mut state);
                         continue;
                     }
-                    Some(batch) => {
-                        batch.parts.sort_unstable_by_key(|part| part.first);
-                        if batch.sealed.is_none() {
-                            let record = Record {
-                                seq: batch.seq,
-                                previous: writer.previous,
-                                time_ms: batch.time_ms,
-                                next_segment: batch.successor.0,
-                                next_place: batch.successor.1,
-                                commit: batch.commit,
-                                ops: std::mem::take(&mut batch.ops),
-                            };
-                            let mut block = self.store.pool.take(1);
-                            record.encode(block.bytes_mut());
-                            let key = self.store.keys.of(batch.seq).ok_or_else(no_key)?;
-                            let bytes = block.bytes_mut();
-                            let tag = key.seal_block(batch.address, &mut bytes[SEALED_AT..]).ok_or_else(no_key)?;
-                            bytes[..SEALED_AT].copy_from_slice(&tag);
-                            batch.sealed = Some((block, tag));
-                        }
-                        Outgoing {
-                            seq: batch.seq,
-                            offset: batch.offset,
-                            fresh: batch.fresh,
-                            parts: batch.parts.clone(),
-                        }
-                    }
+                    Claim::Done => return Ok(()),
                 }
             };
-            self.put(writer, outgoing)?;
+            self.put(outgoing)?;
         }
     }
 
-    /// Writes the oldest batch: record and data side by side, in one call.
-    fn put(&self, writer: &mut Writer, outgoing: Outgoing) -> Result<(), BlockError> {
-        let Some((record, tag)) = self.state.lock().log.closed.front_mut().and_then(|batch| batch.sealed.take()) else {
-            return Err(no_key());
+    /// Waits until nobody writes to the log; nobody does until the result is dropped.
+    pub fn hold(&self) -> Result<Held<'_>, BlockError> {
+        let mut state = self.usable()?;
+        while state.log.held || state.log.closed.iter().any(|batch| batch.progress == Progress::Writing) {
+            self.moved.wait(&mut state);
+            if state.poisoned {
+                drop(state);
+                state = self.usable()?;
+            }
+        }
+        state.log.held = true;
+        Ok(Held(self))
+    }
+
+    /// The oldest batch up to number `seq` that nobody writes yet, sealed.
+    fn claim(&self, state: &mut State, seq: u64) -> Result<Claim, BlockError> {
+        let Log { closed, previous, held, written_ahead, small_batches, .. } = &mut state.log;
+        if closed.front().is_none_or(|batch| batch.seq > seq) {
+            return Ok(Claim::Done);
+        }
+        let alone = closed.iter().all(|batch| batch.progress == Progress::Waiting);
+        let Some(batch) = closed.iter_mut().find(|batch| batch.progress == Progress::Waiting) else {
+            return Ok(Claim::NotYet);
         };
-        let result = self.write_batch(writer, &outgoing, record.bytes());
-        let parts = {
+        if *held || batch.seq > seq || batch.missing > 0 {
+            return Ok(Claim::NotYet);
+        }
+        let record = match batch.sealed.take() {
+            Some(record) => record,
+            None => {
+                batch.parts.sort_unstable_by_key(|part| part.first);
+                let record = Record {
+                    seq: batch.seq,
+                    previous: *previous,
+                    time_ms: batch.time_ms,
+                    next_segment: batch.successor.0,
+                    next_place: batch.successor.1,
+                    commit: batch.commit,
+                    ops: std::mem::take(&mut batch.ops),
+                };
+                let mut block = self.store.pool.take(1);
+                record.encode(block.bytes_mut());
+                let key = self.store.keys.of(batch.seq).ok_or_else(no_key)?;
+                let bytes = block.bytes_mut();
+                let tag = key.seal_block(batch.address, &mut bytes[SEALED_AT..]).ok_or_else(no_key)?;
+                bytes[..SEALED_AT].copy_from_slice(&tag);
+                *previous = tag;
+                block
+            }
+        };
+        let len = (1 + batch.promised as u64) * BLOCK_BYTES as u64;
+        *small_batches = if len <= SMALL_BYTES { small_batches.saturating_add(1) } else { 0 };
+        let end = batch.offset + len;
+        let place_end = batch.offset - crate::layout::within_place(batch.offset) + SEGMENT_BYTES;
+        let covered = (end..=place_end).contains(written_ahead);
+        let mut ahead = 0;
+        if batch.fresh && *small_batches > SMALL_BATCHES && !covered && alone {
+            // One sync that converts extents, or makes the file longer, for many that need not. What comes next waits,
+            // or it would be overwritten.
+            ahead = AHEAD_BYTES.min(place_end - end);
+            (*held, *written_ahead) = (true, end + ahead);
+        }
+        batch.progress = Progress::Writing;
+        Ok(Claim::Batch(Outgoing { seq: batch.seq, offset: batch.offset, record, parts: batch.parts.clone(), ahead }))
+    }
+
+    /// Writes a batch: record and data side by side, in one call.
+    fn put(&self, outgoing: Outgoing) -> Result<(), BlockError> {
+        let result = self.write_batch(&outgoing);
+        let Outgoing { seq, record, parts, ahead, .. } = outgoing;
+        drop(parts);
+        let mut written = Vec::new();
+        {
             let mut state = self.state.lock();
-            if let Err(error) = result {
-                if let Some(batch) = state.log.closed.front_mut() {
-                    batch.sealed = Some((record, tag));
-                }
-                if error.kind() != BlockErrorKind::NoSpace {
-                    state.poisoned = true;
-                }
-                return Err(error);
+            if ahead > 0 {
+                state.log.held = false;
             }
-            writer.previous = tag;
-            state.written_seq = outgoing.seq;
-            state.appended += 1;
-            let batch = state.log.closed.pop_front();
-            if let Some(batch) = &batch {
-                state.records.push((batch.address, batch.seq));
+            match result {
+                Ok(()) => {
+                    if let Some(batch) = state.log.find(seq) {
+                        batch.progress = Progress::Written;
+                    }
+                    while let Some(batch) = state.log.closed.pop_front_if(|batch| batch.progress == Progress::Written) {
+                        state.written_seq = batch.seq;
+                        state.appended += 1;
+                        state.records.push((batch.address, batch.seq));
+                        written.extend(batch.parts);
+                    }
+                    self.store.pool.put(record);
+                }
+                Err(error) => {
+                    if let Some(batch) = state.log.find(seq) {
+                        batch.progress = Progress::Waiting;
+                        batch.sealed = Some(record);
+                    }
+                    if error.kind() != BlockErrorKind::NoSpace {
+                        state.poisoned = true;
+                    }
+                    drop(state);
+                    self.moved.notify_all();
+                    return Err(error);
+                }
             }
-            batch.map(|batch| batch.parts).unwrap_or_default()
-        };
-        self.store.pool.put(record);
-        drop(outgoing.parts);
-        parts.into_iter().for_each(|part| self.store.pool.put_shared(part.blocks));
+        }
+        self.moved.notify_all();
+        written.into_iter().for_each(|part| self.store.pool.put_shared(part.blocks));
         Ok(())
     }
 
-    fn write_batch(&self, writer: &mut Writer, outgoing: &Outgoing, record: &[u8]) -> Result<(), BlockError> {
+    fn write_batch(&self, outgoing: &Outgoing) -> Result<(), BlockError> {
         let mut slices = Vec::with_capacity(outgoing.parts.len() + 1);
-        slices.push(record);
+        slices.push(outgoing.record.bytes());
         slices.extend(outgoing.parts.iter().map(Part::bytes));
-        let len: u64 = slices.iter().map(|bytes| bytes.len() as u64).sum();
-        let end = outgoing.offset + len;
-        writer.small_batches = if len <= SMALL_BYTES { writer.small_batches.saturating_add(1) } else { 0 };
-        let place_end = outgoing.offset - crate::layout::within_place(outgoing.offset) + SEGMENT_BYTES;
-        let covered = (end..=place_end).contains(&writer.written_ahead);
-        if outgoing.fresh && writer.small_batches > SMALL_BATCHES && !covered {
-            // One sync that converts extents, or makes the file longer, for many that need not.
-            let ahead = AHEAD_BYTES.min(place_end - end);
-            let mut with_zeroes = slices.clone();
-            let mut left = ahead as usize;
-            while left > 0 {
-                let len = left.min(ZEROES.len());
-                with_zeroes.push(&ZEROES[..len]);
-                left -= len;
-            }
-            if self.store.medium.write_at(outgoing.offset, &with_zeroes).is_ok() {
-                writer.written_ahead = end + ahead;
-                return Ok(());
-            }
-            // No room for that much, perhaps; the batch alone may have it.
+        let data = slices.len();
+        let mut left = outgoing.ahead as usize;
+        while left > 0 {
+            let len = left.min(ZEROES.0.len());
+            slices.push(&ZEROES.0[..len]);
+            left -= len;
         }
-        self.store.medium.write_at(outgoing.offset, &slices).map_err(io_error("writing the log"))
+        match self.store.medium.write_at(outgoing.offset, &slices) {
+            // No room for that much, perhaps; the batch alone may have it.
+            Err(_) if outgoing.ahead > 0 => self.store.medium.write_at(outgoing.offset, &slices[..data]),
+            result => result,
+        }
+        .map_err(io_error("writing the log"))
     }
 
     /// Makes everything so far durable, with a record if something changed. `point`: a restore point, if retention
@@ -174,8 +253,7 @@ impl Core {
     /// Makes the log up to record `seq` durable. Who comes while another syncs shares the next sync.
     pub fn make_durable(&self, seq: u64) -> Result<(), BlockError> {
         if self.state.lock().written_seq < seq {
-            let mut writer = self.writer.lock();
-            self.push_out(&mut writer, seq)?;
+            self.push_out(seq)?;
         }
         let mut synced = self.synced.lock();
         if *synced >= seq {
@@ -189,14 +267,6 @@ impl Core {
         }
         *synced = written;
         Ok(())
-    }
-}
-
-/// A writer at the log's beginning.
-impl Writer {
-    /// After the record with that tag.
-    pub fn after(previous: Tag) -> Self {
-        Self { previous, written_ahead: 0, small_batches: 0 }
     }
 }
 

@@ -127,9 +127,8 @@ impl Core {
         retention: Retention,
     ) -> Result<(), BlockError> {
         let mut checkpoints = self.checkpoints.lock();
-        let mut writer = self.writer.lock();
         let _gate = self.gate.write();
-        let seq = self.close_log(&mut writer)?;
+        let seq = self.close_log()?;
         if let Some((master, slots)) = keys {
             self.store.keys.set_master(Some(master)).ok_or_else(no_key)?;
             checkpoints.superblock.slots = slots;
@@ -143,13 +142,13 @@ impl Core {
     }
 
     /// Ends the open record and writes all that is waiting. The gate is closed. Says the newest number.
-    fn close_log(&self, writer: &mut crate::core::Writer) -> Result<u64, BlockError> {
+    fn close_log(&self) -> Result<u64, BlockError> {
         let seq = {
             let mut state = self.usable()?;
             state.log.close(false, now_ms());
             state.log.seq()
         };
-        self.push_out(writer, seq)?;
+        self.push_out(seq)?;
         Ok(seq)
     }
 
@@ -299,9 +298,9 @@ impl Core {
     fn wipe_unused(&self, first_segment: u64) -> Result<(), BlockError> {
         // Nothing is written or freed meanwhile.
         let _checkpoints = self.checkpoints.lock();
-        let mut writer = self.writer.lock();
         let _gate = self.gate.write();
-        self.close_log(&mut writer)?;
+        self.close_log()?;
+        let _held = self.hold()?;
         drop(self.readers.write());
         let medium = &*self.store.medium;
         let file_bytes = medium.size().map_err(io_error("asking for the file's length"))?;

@@ -1,7 +1,7 @@
 //! The parts of an open disk, and the locks between them.
 //!
-//! Locks are taken in this order: `keeping`, `checkpoints`, `writer`, `gate`, `state`, the segments; `synced` alone or after
-//! `writer`. Nothing is read or written under `state` or the segments.
+//! Locks are taken in this order: `keeping`, `checkpoints`, `gate`, `state`, the segments; `synced` before `state`.
+//! Nothing is read or written under `state` or the segments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,6 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use crate::checkpoint::Checkpoints;
 use crate::keeper::Wanted;
-use crate::layout::Tag;
 use crate::pages::Store;
 use crate::state::State;
 
@@ -19,26 +18,13 @@ const STRIPES: usize = 64;
 /// Blocks of such a run.
 pub const STRIPE_BLOCKS: u64 = 256;
 
-/// Who writes the log.
-#[derive(Debug)]
-pub struct Writer {
-    /// Tag of the newest record written.
-    pub previous: Tag,
-    /// The file is written ahead up to here, in the place the log is in.
-    pub written_ahead: u64,
-    /// Small batches one after the other.
-    pub small_batches: u32,
-}
-
 /// An open disk.
 #[derive(Debug)]
 pub struct Core {
     pub store: Store,
     pub state: Mutex<State>,
-    /// A block that a batch waited for is there.
-    pub published: Condvar,
-    /// One thread at a time puts batches into the file, in their order.
-    pub writer: Mutex<Writer>,
+    /// A block that a batch waited for is there, or a batch is in the file.
+    pub moved: Condvar,
     /// The newest record known to be durable. Who syncs holds it.
     pub synced: Mutex<u64>,
     /// Held shared while a change is made, alone while changes are taken for a checkpoint.

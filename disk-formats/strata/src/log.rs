@@ -32,6 +32,17 @@ impl Part {
     }
 }
 
+/// How far a closed batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nobody writes it yet.
+    Waiting,
+    /// Somebody does.
+    Writing,
+    /// It is in the file, and one before it is not.
+    Written,
+}
+
 /// A record with its data, on its way to the file.
 #[derive(Debug)]
 pub struct Batch {
@@ -53,6 +64,8 @@ pub struct Batch {
     pub ops: Vec<Op>,
     /// The data, once it is there, in any order.
     pub parts: Vec<Part>,
+    /// Whether it is on its way.
+    pub progress: Progress,
     /// Data blocks promised.
     pub promised: usize,
     /// Data blocks promised and not there yet.
@@ -62,7 +75,7 @@ pub struct Batch {
     ops_bytes: usize,
     data_max: usize,
     /// The sealed record, from when a first attempt to write it failed: it is never sealed twice.
-    pub sealed: Option<(Blocks, Tag)>,
+    pub sealed: Option<Blocks>,
 }
 
 impl Batch {
@@ -122,6 +135,14 @@ pub struct Log {
     open: Option<Batch>,
     /// Closed, not yet written, oldest first.
     pub closed: VecDeque<Batch>,
+    /// Tag of the newest record that was sealed: the next one has it.
+    pub previous: Tag,
+    /// No batch is begun to be written while somebody wants the file's end for itself.
+    pub held: bool,
+    /// The file is written ahead up to here, in the place the log is in.
+    pub written_ahead: u64,
+    /// Small batches one after the other.
+    pub small_batches: u32,
     /// Something changed since the last commit.
     pub uncommitted: bool,
     /// Something was committed since the last restore point.
@@ -145,6 +166,10 @@ impl Log {
             seq,
             open: None,
             closed: VecDeque::new(),
+            previous: [0; 16],
+            held: false,
+            written_ahead: 0,
+            small_batches: 0,
             uncommitted: false,
             unpointed: false,
         })
@@ -168,9 +193,10 @@ impl Log {
         Ok(self.segment)
     }
 
-    /// Where the next record goes, given that none is open, after the record `seq` with `tag`.
-    pub fn position(&self, tag: Tag) -> LogPosition {
-        LogPosition { segment: self.segment, place: self.place, slot: self.next_slot, seq: self.seq, tag }
+    /// Where the next record goes, given that none is open or waits.
+    pub fn position(&self) -> LogPosition {
+        let Self { segment, place, next_slot: slot, seq, previous: tag, .. } = *self;
+        LogPosition { segment, place, slot, seq, tag }
     }
 
     /// The open batch, a new one if there is none.
@@ -198,6 +224,7 @@ impl Log {
                 fresh: self.fresh,
                 ops: Vec::new(),
                 parts: Vec::new(),
+                progress: Progress::Waiting,
                 promised: 0,
                 missing: 0,
                 op_of: Vec::new(),

@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::StrataDisk;
 use crate::checkpoint::Checkpoints;
-use crate::core::{Core, Writer};
+use crate::core::Core;
 use crate::disk::io_error;
 use crate::graves::Graves;
 use crate::head::{Base, HeadV1, LogPosition, Written};
@@ -303,14 +303,14 @@ impl Core {
         let Replayed { points, changes, records, tag, size_bytes, root, .. } = replayed;
         let synced = log.seq();
         let mut state = State::new(root, log, points, retention);
+        state.log.previous = tag;
         (state.changes, state.records) = (changes, records);
         state.converting = checkpoints.conversion.is_some();
         Self {
             size_bytes: AtomicU64::new(size_bytes),
             store,
             state: Mutex::new(state),
-            published: Condvar::new(),
-            writer: Mutex::new(Writer::after(tag)),
+            moved: Condvar::new(),
             synced: Mutex::new(synced),
             gate: RwLock::new(()),
             readers: RwLock::new(()),

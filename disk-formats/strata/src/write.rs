@@ -119,7 +119,7 @@ impl Core {
             }
         }
         if waiting {
-            self.published.notify_all();
+            self.moved.notify_all();
         }
         Ok(())
     }
