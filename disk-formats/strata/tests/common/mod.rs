@@ -53,6 +53,23 @@ impl Memory {
         Arc::new(self.clone())
     }
 
+    /// All that is not zeroes: offset and content of each page.
+    pub fn save(&self) -> Vec<u8> {
+        let pages = self.pages.lock();
+        let kept = pages.iter().filter(|(_, page)| page.iter().any(|byte| *byte != 0));
+        kept.flat_map(|(number, page)| (number * PAGE).to_le_bytes().into_iter().chain(page.iter().copied())).collect()
+    }
+
+    /// What [`save`](Self::save) gave.
+    pub fn load(saved: &[u8]) -> Arc<Self> {
+        let memory = Self::new();
+        for page in saved.chunks_exact(8 + PAGE as usize) {
+            let (offset, bytes) = page.split_at(8);
+            memory.put(u64::from_le_bytes(offset.try_into().expect("eight bytes")), bytes);
+        }
+        memory
+    }
+
     /// The power goes after so many steps.
     pub fn cut_after(&self, steps: u64) {
         *self.power.lock() = Some(steps);
