@@ -28,24 +28,24 @@ fn make(password: Option<&str>) -> (Arc<Memory>, Option<String>) {
         retention: Retention::default(),
         password: password.map(|password| (password.as_bytes().to_vec().into(), COST)),
     };
-    let mut disk = StrataDisk::create(memory.clone(), &options).unwrap();
-    let key = password.map(|_| disk.add_recovery_key().unwrap().1.to_string());
+    let mut disk = StrataDisk::create(memory.clone(), &options).expect("all of it works");
+    let key = password.map(|_| disk.add_recovery_key().expect("all of it works").1.to_string());
     for block in 0..8 {
-        write(&disk, block * 8192, &[1; 4096], &[], false).unwrap();
+        write(&disk, block * 8192, &[1; 4096], &[], false).expect("all of it works");
     }
-    disk.snapshot("one").unwrap();
-    disk.checkpoint().unwrap();
-    write(&disk, 0, &[2; 4096], &[], true).unwrap();
-    disk.discard(8192, 4096).unwrap();
-    disk.flush().unwrap();
+    disk.snapshot("one").expect("all of it works");
+    disk.checkpoint().expect("all of it works");
+    write(&disk, 0, &[2; 4096], &[], true).expect("all of it works");
+    disk.discard(8192, 4096).expect("all of it works");
+    disk.flush().expect("all of it works");
     drop(disk);
-    disk = StrataDisk::open(memory.clone(), password.map(str::as_bytes), false).unwrap();
-    disk.resize(4 << 20, false).unwrap();
-    write(&disk, 3 << 20, &[3; 4096], &[], false).unwrap();
-    disk.snapshot("two").unwrap();
-    disk.compact(0).unwrap();
-    write(&disk, 16384, &[4; 4096], &[], true).unwrap();
-    disk.flush().unwrap();
+    disk = StrataDisk::open(memory.clone(), password.map(str::as_bytes), false).expect("all of it works");
+    disk.resize(4 << 20, false).expect("all of it works");
+    write(&disk, 3 << 20, &[3; 4096], &[], false).expect("all of it works");
+    disk.snapshot("two").expect("all of it works");
+    disk.compact(0).expect("all of it works");
+    write(&disk, 16384, &[4; 4096], &[], true).expect("all of it works");
+    disk.flush().expect("all of it works");
     disk.abandon();
     (memory, key)
 }
@@ -55,46 +55,50 @@ fn look(name: &str, secret: Option<&[u8]>) {
     let starts = |disk: &StrataDisk| {
         [0u64, 8192, 16384, 3 << 20].map(|offset| {
             let readable = offset < disk.info().size_bytes;
-            if readable { read(disk, offset, 4096, &[]).unwrap()[4095] } else { 255 }
+            if readable { read(disk, offset, 4096, &[]).expect("all of it works")[4095] } else { 255 }
         })
     };
     let medium: Arc<dyn Medium> = memory.copy();
     let past = OpenOptions { password: secret, read_only: true, ..OpenOptions::default() };
-    let mut disk = StrataDisk::open_with(medium, &past).unwrap();
+    let mut disk = StrataDisk::open_with(medium, &past).expect("all of it works");
     assert_eq!((disk.info().size_bytes, starts(&disk)), (4 << 20, [2, 0, 4, 3]));
-    let named: Vec<_> =
-        disk.points().unwrap().into_iter().filter_map(|point| Some((point.name?, point.seq))).collect();
+    let named: Vec<_> = disk
+        .points()
+        .expect("all of it works")
+        .into_iter()
+        .filter_map(|point| Some((point.name?, point.seq)))
+        .collect();
     assert_eq!(named.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["one", "two"]);
     let report = disk.check();
     assert_eq!((report.damages, report.leaked_blocks), (0, 0), "{report:?}");
-    disk.rewind(named[0].1).unwrap();
+    disk.rewind(named[0].1).expect("all of it works");
     assert_eq!((disk.info().size_bytes, starts(&disk)), (1 << 20, [1, 1, 1, 255]));
     // And it is a disk as any other.
-    let mut disk = StrataDisk::open(memory.clone(), secret, false).unwrap();
+    let mut disk = StrataDisk::open(memory.clone(), secret, false).expect("all of it works");
     assert_eq!(starts(&disk), [2, 0, 4, 3]);
-    disk.go(named[1].1).unwrap();
+    disk.go(named[1].1).expect("all of it works");
     assert_eq!(starts(&disk), [2, 0, 1, 3]);
-    write(&disk, 8192, &[5; 4096], &[], true).unwrap();
+    write(&disk, 8192, &[5; 4096], &[], true).expect("all of it works");
     drop(disk);
-    let disk = StrataDisk::open(memory, secret, false).unwrap();
+    let disk = StrataDisk::open(memory, secret, false).expect("all of it works");
     assert_eq!(starts(&disk), [2, 5, 1, 3]);
 }
 
 #[test]
 fn files_of_version_1_are_read() {
     if std::env::var_os("BENCHTOP_MAKE_GOLDEN").is_some() {
-        std::fs::write(path("v1-plain"), make(None).0.save()).unwrap();
+        std::fs::write(path("v1-plain"), make(None).0.save()).expect("all of it works");
         let (memory, key) = make(Some(PASSWORD));
-        std::fs::write(path("v1-encrypted"), memory.save()).unwrap();
-        std::fs::write(path("v1-encrypted.key"), key.unwrap()).unwrap();
+        std::fs::write(path("v1-encrypted"), memory.save()).expect("all of it works");
+        std::fs::write(path("v1-encrypted.key"), key.expect("all of it works")).expect("all of it works");
         return;
     }
     look("v1-plain", None);
     look("v1-encrypted", Some(PASSWORD.as_bytes()));
     look("v1-encrypted", Some(RECOVERY_KEY.as_bytes()));
-    let memory = Memory::load(&std::fs::read(path("v1-encrypted")).unwrap());
+    let memory = Memory::load(&std::fs::read(path("v1-encrypted")).expect("all of it works"));
     let kinds: Vec<_> = StrataDisk::open(memory, Some(PASSWORD.as_bytes()), true)
-        .unwrap()
+        .expect("all of it works")
         .key_slots()
         .iter()
         .map(|slot| slot.kind)
