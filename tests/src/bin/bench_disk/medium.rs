@@ -54,10 +54,6 @@ impl Aligned {
         Self { bytes: vec![0; len + ALIGN] }
     }
 
-    fn room(&self) -> usize {
-        self.bytes.len() - ALIGN
-    }
-
     /// The first `len` bytes.
     pub fn window(&mut self, len: usize) -> &mut [u8] {
         let start = self.bytes.as_ptr().align_offset(ALIGN);
