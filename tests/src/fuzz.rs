@@ -1,7 +1,18 @@
 //! What the fuzz targets run (tests/fuzz), and their smoke tests with made-up input.
 
 pub mod board;
+mod exercise;
 pub mod ide;
+mod image;
+pub mod nbd_client;
+pub mod nbd_server;
+pub mod probe;
+pub mod qcow2;
+pub mod strata;
+pub mod vdi;
+pub mod vhd;
+pub mod vhdx;
+pub mod vmdk;
 
 /// Reads an operation's fields from fuzz input; at the end everything is 0.
 struct Input<'a>(&'a [u8]);
@@ -23,6 +34,14 @@ impl Input<'_> {
 
     fn dword(&mut self) -> u32 {
         u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
+    }
+
+    fn qword(&mut self) -> u64 {
+        u64::from(self.dword()) | u64::from(self.dword()) << 32
+    }
+
+    fn take(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.byte()).collect()
     }
 
     /// 1, 2 or 4.

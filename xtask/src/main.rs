@@ -6,7 +6,7 @@
 //!   check    formatting, lints, licences, layering, docs, style: all failures, not the first
 //!   guests   fetch and make the guests of the sample VM and the tests, into out/guests
 //!   bench    measure against a named peer on this machine
-//!   fuzz     fuzz a device front-end
+//!   fuzz     fuzz a device front-end, an image format, or NBD
 //!   soak     kill the monitor under load, again and again
 //! ```
 
@@ -43,7 +43,7 @@ enum Task {
     Guests,
     /// Measure against a peer on this machine
     Bench(bench::Options),
-    /// Fuzz a device front-end
+    /// Fuzz a device front-end, an image format, or NBD
     Fuzz(fuzz::Options),
     /// Kill the monitor under a write-through load, again and again, and look at what is left
     Soak(soak::Options),

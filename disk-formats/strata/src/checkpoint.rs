@@ -63,6 +63,8 @@ struct Planned {
     graves: Graves,
     /// Blocks nobody needs any more.
     free: Vec<Address>,
+    /// Changed blocks that the map had already.
+    replaced: u64,
 }
 
 /// What a checkpoint took out of the state.
@@ -164,7 +166,7 @@ impl Core {
         let planned = self.plan(checkpoints, taken, &mut writer);
         let finished = writer.finish();
         begun.extend(writer.take_written());
-        let Planned { root, points, gone, graves, free } = planned?;
+        let Planned { root, points, gone, graves, free, replaced } = planned?;
         finished?;
 
         let now = Base { root, ..taken.base };
@@ -213,6 +215,7 @@ impl Core {
         let mut state = self.state.lock();
         state.root = root;
         state.changes.frozen = None;
+        state.replaced_percent = (replaced * 100).checked_div(taken.frozen.len() as u64).unwrap_or_default();
         state.points.drop_all(&gone);
         Ok(released)
     }
@@ -228,7 +231,9 @@ impl Core {
         let changes: Vec<(u64, Pointer)> = taken.frozen.iter().map(|(lba, fresh)| (*lba, fresh.pointer)).collect();
         let mut dead = taken.deaths.clone();
         let root = writer.raise(&taken.base.root, crate::resize::blocks(taken.base.size_bytes))?;
+        let mut replaced = 0;
         let root = writer.update(&root, &changes, &mut |lba, old| {
+            replaced += u64::from(lba.is_some());
             let death = lba.and_then(|lba| taken.frozen.get(&lba)).map_or(number, |fresh| fresh.first);
             dead.push(Grave { address: old.address, birth: old.birth, death });
         })?;
@@ -264,7 +269,7 @@ impl Core {
         }
         gone.sort_unstable();
         graves.spill(writer, number)?;
-        Ok(Planned { root, points, gone, graves, free })
+        Ok(Planned { root, points, gone, graves, free, replaced })
     }
 
     /// Makes a head that was written the one that counts.

@@ -17,6 +17,8 @@ use crate::space::Move;
 
 /// Garbage that is left alone, in blocks: 64 MiB.
 const GARBAGE_MIN: u64 = 16 << 10;
+/// Percent of what is needed that garbage may take while nobody uses the disk.
+const PERCENT_AT_REST: u64 = 25;
 /// Places filled between two heads.
 const PLACES_AT_ONCE: usize = 16;
 
@@ -29,8 +31,10 @@ impl Core {
     }
 
     /// Moves some if there is too much garbage; says whether there still is.
-    pub fn compact_some(&self, checkpoints: &mut Checkpoints) -> Result<bool, BlockError> {
-        self.compact_round(checkpoints, self.garbage_percent(), GARBAGE_MIN)
+    pub fn compact_some(&self, checkpoints: &mut Checkpoints, at_rest: bool) -> Result<bool, BlockError> {
+        let percent = self.garbage_percent();
+        let percent = if at_rest { percent.min(PERCENT_AT_REST) } else { percent };
+        self.compact_round(checkpoints, percent, GARBAGE_MIN)
     }
 
     /// Moves until there is no more garbage than that, or no more can be gained.

@@ -98,7 +98,7 @@ impl Core {
             return Ok(());
         }
         self.make_checkpoint(&mut checkpoints)?;
-        if running { Ok(()) } else { self.compact_some(&mut checkpoints).map(|_more| ()) }
+        if running { Ok(()) } else { self.compact_some(&mut checkpoints, false).map(|_more| ()) }
     }
 
     fn keep(&self) {
@@ -149,7 +149,7 @@ impl Core {
         if due {
             self.make_checkpoint(&mut checkpoints)?;
         }
-        let mut more = self.compact_some(&mut checkpoints)?;
+        let mut more = self.compact_some(&mut checkpoints, watch.idle > RESTS_AFTER)?;
         drop(checkpoints);
         if watch.idle > RESTS_AFTER
             && let Some(lba) = watch.tidied

@@ -72,6 +72,8 @@ pub struct State {
     pub records: Vec<(Address, u64)>,
     /// Blocks appended since the checkpoint.
     pub appended: u64,
+    /// Of the blocks changed before the checkpoint, how many percent were in the map already.
+    pub replaced_percent: u64,
     /// The newest record in the file.
     pub written_seq: u64,
     /// Why nothing may be written until the disk is opened anew.
@@ -92,6 +94,7 @@ impl State {
             retention,
             records: Vec::new(),
             appended: 0,
+            replaced_percent: 0,
             poisoned: false,
             converting: false,
         }

@@ -143,10 +143,10 @@ impl Core {
     pub fn load(&self, state: &State) -> f64 {
         let changed = state.changes.overlay.len() as f64;
         let live = self.store.space.read().usage().live_blocks;
-        // Blocks that died lately are free after a checkpoint only. How many of those in the map did is not known;
-        // about as many as the disk is full.
-        let full = live as f64 / crate::resize::blocks(self.size_bytes()) as f64;
-        let dead = (state.changes.deaths.len() + state.records.len()) as f64 + changed * full.min(1.0);
+        // Blocks that died lately are free after a checkpoint only. How many of those in the map did is not known; about
+        // as many as before.
+        let replaced = changed * state.replaced_percent as f64 / 100.0;
+        let dead = (state.changes.deaths.len() + state.records.len()) as f64 + replaced;
         let dead_max = (live / 100 * self.garbage_percent() / 4).max(DEAD_MIN) as f64;
         let work = state.changes.work as f64 / WORK_DUE as f64;
         (changed / CHANGED_MAX as f64).max(state.appended as f64 / APPENDED_MAX as f64).max(dead / dead_max).max(work)

@@ -145,7 +145,15 @@ fn amplification(bench: &mut Bench) -> Result<()> {
     let table = Table::new(
         "Write amplification: bytes to the file over bytes of the guest, 4 KiB writes in random order, no block twice, \
          retention off; all but making the disk counted, closing it too; one run, for it is counted, not timed",
-        &["cell", "written, MiB", "of it zeroes ahead of the log, MiB", "syncs", "amplification", "without zeroes", "goal"],
+        &[
+            "cell",
+            "written, MiB",
+            "of it zeroes ahead of the log, MiB",
+            "syncs",
+            "amplification",
+            "without zeroes",
+            "goal",
+        ],
     );
     let (name, large_name) = (size(bytes), size(large));
     let cells = [
