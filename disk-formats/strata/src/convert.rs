@@ -33,7 +33,7 @@ pub enum CryptStatus {
     Plain,
     /// All of it is.
     Encrypted,
-    /// [`convert`](Core::convert) has more to encrypt.
+    /// [`convert`](crate::StrataDisk::convert) has more to encrypt.
     Encrypting,
     /// It has more to decrypt.
     Decrypting,

@@ -13,7 +13,7 @@ static TARGET: LazyLock<Target> = LazyLock::new(|| {
     Target { seeds: [seeds(&dynamic), seeds(&fixed)].concat(), fix: |_| Ok(()) }
 });
 
-/// Runs one input; see [`super::image`] for what it says.
+/// Runs one input; see `image.rs` for what it says.
 pub fn run(data: &[u8]) {
     TARGET.run(data);
 }

@@ -39,7 +39,7 @@ fn fix(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs one input; see [`super::image`] for what it says.
+/// Runs one input; see `image.rs` for what it says.
 pub fn run(data: &[u8]) {
     TARGET.run(data);
 }

@@ -103,7 +103,7 @@ fn fix_one(file: &File, at: u64, bytes: &mut [u8]) -> io::Result<()> {
     file.write_all_at(&crc32c::crc32c(bytes).to_le_bytes(), at + 4)
 }
 
-/// Runs one input; see [`super::image`] for what it says.
+/// Runs one input; see `image.rs` for what it says.
 pub fn run(data: &[u8]) {
     TARGET.run(data);
 }

@@ -27,7 +27,7 @@ fn stream() -> Seed {
     Seed { format: Format::Vmdk, files: vec![("image".to_owned(), Sparse::of(&bytes))] }
 }
 
-/// Runs one input; see [`super::image`] for what it says.
+/// Runs one input; see `image.rs` for what it says.
 pub fn run(data: &[u8]) {
     TARGET.run(data);
 }
