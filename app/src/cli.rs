@@ -135,6 +135,8 @@ pub enum Verb {
     Cd(verbs::cd::Cd),
     /// Make, look at, copy and serve disk images
     Disk(verbs::disk::Disk),
+    /// Encrypt and decrypt Strata disks, and change who can open them
+    Crypt(verbs::crypt::Crypt),
     /// Show what devices and CPUs do
     Stats(verbs::stats::Stats),
     /// Check what this host can do
@@ -150,9 +152,6 @@ pub enum Verb {
     /// Not built yet: time travel
     #[command(hide = true)]
     Time(Unbuilt),
-    /// Not built yet: encryption
-    #[command(hide = true)]
-    Crypt(Unbuilt),
     /// Not built yet: import
     #[command(hide = true)]
     Import(Unbuilt),

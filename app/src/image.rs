@@ -180,17 +180,33 @@ impl Source {
         read_only: bool,
     ) -> Result<Opened<StrataDisk>, Failure> {
         let lock = self.lock()?;
-        let format = self.format()?;
         let what = self.what(if read_only { "read" } else { "write" });
-        if format != DiskFormat::Strata {
-            let why = format!("It is a {format} image, and only Strata disks have restore points.");
-            let fix = "Convert it first: benchtop disk convert.";
-            return Err(Failure::new(FailureKind::Failed, what, why, fix));
-        }
+        self.check_strata(&what)?;
         let (disk, password) = access.password.unlock(output, &self.name, |password| {
             image::open_strata(self.file(!read_only)?, &what, password, read_only)
         })?;
         Ok(Opened { disk, password, _lock: lock })
+    }
+
+    /// Opens such a disk with this password and no other.
+    ///
+    /// # Errors
+    /// As [`open_strata`](Self::open_strata).
+    pub fn open_strata_with(&self, password: &Password, read_only: bool) -> Result<Opened<StrataDisk>, Failure> {
+        let lock = self.lock()?;
+        let what = self.what(if read_only { "read" } else { "write" });
+        self.check_strata(&what)?;
+        let disk = image::open_strata(self.file(!read_only)?, &what, Some(password), read_only)?;
+        Ok(Opened { disk, password: Some(password.clone()), _lock: lock })
+    }
+
+    fn check_strata(&self, what: &str) -> Result<(), Failure> {
+        let format = self.format()?;
+        if format == DiskFormat::Strata {
+            return Ok(());
+        }
+        let why = format!("It is a {format} image, and only Strata disks have restore points and passwords.");
+        Err(Failure::new(FailureKind::Failed, what, why, "Convert it first: benchtop disk convert."))
     }
 
     /// Lets `act` open files that the image names, as far as the user consents. A disk in a bundle names none that are

@@ -27,13 +27,13 @@ pub struct PasswordArgs {
     pub password_file: Option<PathBuf>,
 }
 
-/// The same for a disk that is made.
+/// The same for a disk that is made, or gets another password.
 #[derive(Clone, Debug, Default, Args)]
 pub struct NewPasswordArgs {
-    /// Read the new disk's password from this open descriptor
+    /// Read the new password from this open descriptor
     #[arg(long, value_name = "N", conflicts_with = "new_password_file")]
     pub new_password_fd: Option<u32>,
-    /// Read the new disk's password from this file
+    /// Read the new password from this file
     #[arg(long, value_name = "FILE")]
     pub new_password_file: Option<PathBuf>,
 }

@@ -49,8 +49,8 @@ impl Progress {
         }
     }
 
-    /// Says how many bytes are done, not more often than it can be read.
-    pub fn update_bytes(&self, done: u64, total: u64) {
+    /// Says how many bytes are done, not more often than it can be read. `state` is one word for programs.
+    pub fn update_bytes(&self, state: &str, done: u64, total: u64) {
         if self.told.get().is_some_and(|told| told.elapsed() < TELL_EVERY) {
             return;
         }
@@ -65,7 +65,7 @@ impl Progress {
         }
         if self.json {
             self.line(serde_json::json!({
-                "state": "copying", "done_bytes": done, "total_bytes": total, "bytes_per_second": rate,
+                "state": state, "done_bytes": done, "total_bytes": total, "bytes_per_second": rate,
                 "remaining_ns": left.map(|left| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)),
             }));
         }

@@ -174,7 +174,7 @@ fn what_is_not_built_says_so() {
         &["suspend", "one"][..],
         &["snap", "take", "one", "--no-memory"],
         &["time", "one", "--back", "10m"],
-        &["crypt", "enable", "one"],
+        &["crypt", "rekey", "one"],
         &["import", "x.ova"],
         &["export", "one", "x.ova"],
         &["disk", "trace", "record", "x.strata"],

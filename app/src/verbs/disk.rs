@@ -9,6 +9,7 @@ mod draft;
 mod fork;
 mod info;
 mod map;
+mod repair;
 mod resize;
 mod retention;
 mod serve;
@@ -18,6 +19,7 @@ mod transfer;
 use benchtop_control::{Failure, FailureKind};
 use clap::{Args, Subcommand};
 
+pub use check::Check;
 pub use draft::{NewImage, create_at, strata_in};
 use retention::parse_retention;
 
@@ -44,9 +46,9 @@ pub enum Action {
     /// Show what an image is
     Info(info::Info),
     /// Check an image; exit code 10 for damage, 11 for leaked space
-    Check(check::Check),
-    /// Repair an image as far as that loses nothing
-    Repair(check::Repair),
+    Check(Check),
+    /// Repair an image; a Strata disk's losses are told, and given up with --yes
+    Repair(repair::Repair),
     /// Show which parts of a disk are stored
     Map(map::Map),
     /// Gather what a Strata disk needs and give the rest of its space back

@@ -5,6 +5,7 @@ pub mod boot;
 pub mod cd;
 pub mod completions;
 pub mod console;
+pub mod crypt;
 pub mod detach;
 pub mod disk;
 pub mod doctor;
@@ -55,13 +56,13 @@ pub fn run(cli: Cli, output: &Output) -> Result<u8, Failure> {
         Verb::Detach(verb) => verb.run(output)?,
         Verb::Cd(verb) => verb.run(output)?,
         Verb::Disk(verb) => return verb.run(output),
+        Verb::Crypt(verb) => return verb.run(output),
         Verb::Stats(verb) => verb.run(output)?,
         Verb::Doctor(verb) => return verb.run(output),
         Verb::Completions(verb) => verb.run(output)?,
         Verb::Suspend(_) => return Err(not_built("`suspend`")),
         Verb::Snap(_) => return Err(not_built("`snap`")),
         Verb::Time(_) => return Err(not_built("`time`")),
-        Verb::Crypt(_) => return Err(not_built("`crypt`")),
         Verb::Import(_) => return Err(not_built("`import`")),
         Verb::Export(_) => return Err(not_built("`export`")),
     }

@@ -180,13 +180,19 @@ impl Core {
         mut purpose: Purpose<'_>,
     ) -> Result<Self, BlockError> {
         let mut refused = None;
-        for (superblock, block) in superblock::read_all(&**medium).map_err(io_error("reading the superblock"))? {
+        let candidates = superblock::read_all(&**medium).map_err(io_error("reading the superblock"))?;
+        if let Purpose::Repair(report, _) = &mut purpose {
+            // The place of the second one is empty on a disk that was just made.
+            for (superblock, block) in &candidates {
+                if let (Err(why), true) = (superblock, block.iter().any(|byte| *byte != 0)) {
+                    report.superblock_refused(*why);
+                }
+            }
+        }
+        for (superblock, block) in candidates {
             let superblock = match superblock {
                 Ok(superblock) => superblock,
                 Err(why) => {
-                    if let Purpose::Repair(report, _) = &mut purpose {
-                        report.superblock_refused(why);
-                    }
                     refused = refused.or(Some(refusal(why)));
                     continue;
                 }

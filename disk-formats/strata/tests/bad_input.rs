@@ -302,6 +302,14 @@ fn a_damaged_head_or_log_is_told() {
     assert!(report.findings.iter().any(|finding| finding.contains(&format!("generation {newest}"))), "{report:?}");
     assert_eq!(disk.check().damages, 0);
     drop(disk);
+    // A superblock: the other one is used, and it is said.
+    for offset in [0, 64 << 10] {
+        let damaged = medium.copy();
+        damaged.flip(offset + 100);
+        let (disk, report) = StrataDisk::repair(damaged, &OpenOptions::default(), true).unwrap();
+        assert_eq!(report.findings, ["a superblock is damaged"], "{report:?}");
+        assert_whole(&disk);
+    }
     // The log: a record in the middle is damaged, later ones are there.
     let (_, whole) = StrataDisk::repair(medium.clone(), &OpenOptions::default(), false).unwrap();
     assert_eq!(whole.records_after_gap, 0);

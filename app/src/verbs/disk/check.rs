@@ -1,4 +1,4 @@
-//! `disk check` and `disk repair`.
+//! `disk check`, and what it has in common with `disk repair`.
 
 use benchtop_block::{BlockError, BlockErrorKind};
 use benchtop_control::config::DiskFormat;
@@ -8,7 +8,6 @@ use benchtop_machine::monitor::image::{image_format, lock};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::not_built;
 use crate::image::{Access, Source};
 use crate::output::Output;
 
@@ -22,44 +21,37 @@ pub struct Check {
     pub access: Access,
 }
 
-/// `disk repair`.
-#[derive(Debug, Args)]
-pub struct Repair {
-    /// Disk: FILE[,format=F] or VM:DISK
-    pub disk: String,
-    /// How to open it.
-    #[command(flatten)]
-    pub access: Access,
-}
-
 /// What was found, in the words all formats share.
 #[derive(Debug, Default, Serialize)]
-struct Report {
+pub struct Report {
     disk: String,
     format: &'static str,
     /// How much is wrong.
-    damages: u64,
+    pub damages: u64,
     /// How much space is taken and holds nothing: clusters, or blocks of Strata's.
-    leaks: u64,
+    pub leaks: u64,
     /// The same in bytes, where it is known.
-    leaked_bytes: Option<u64>,
+    pub leaked_bytes: Option<u64>,
     /// Blocks that were read and compared with what authenticates them.
-    verified_blocks: Option<u64>,
+    pub verified_blocks: Option<u64>,
     /// The first of what was found, in words.
-    findings: Vec<String>,
+    pub findings: Vec<String>,
 }
 
 impl Report {
-    fn new(source: &Source, format: DiskFormat) -> Self {
+    /// Of a disk of which nothing is known yet.
+    pub fn new(source: &Source, format: DiskFormat) -> Self {
         Self { disk: source.name.clone(), format: format.name(), ..Self::default() }
     }
 
-    fn with(self, found: benchtop_images::CheckReport) -> Self {
+    /// With what an image of another format says.
+    pub fn with(self, found: benchtop_images::CheckReport) -> Self {
         let benchtop_images::CheckReport { damages, leaks, findings } = found;
         Self { damages, leaks, findings, ..self }
     }
 
-    fn exit_code(&self) -> u8 {
+    /// 0, or that of a finding.
+    pub fn exit_code(&self) -> u8 {
         match (self.damages, self.leaks) {
             (0, 0) => 0,
             (0, _) => FailureKind::Leaks.exit_code(),
@@ -67,7 +59,8 @@ impl Report {
         }
     }
 
-    fn text(&self) -> String {
+    /// For people.
+    pub fn text(&self) -> String {
         let mut lines = self.findings.clone();
         lines.push(match (self.damages, self.leaks) {
             (0, 0) => "no damage was found".to_owned(),
@@ -81,14 +74,15 @@ impl Report {
         lines.join("\n")
     }
 
-    fn print(&self, output: &Output, verb: &str) -> Result<u8, Failure> {
+    /// Prints it; says the exit code.
+    pub fn print(&self, output: &Output, verb: &str) -> Result<u8, Failure> {
         output.result(verb, self, || self.text())?;
         Ok(self.exit_code())
     }
 }
 
 /// What a check that came to no end says: damage so grave is what was looked for.
-fn failed(what: &str, error: &BlockError) -> Failure {
+pub fn failed(what: &str, error: &BlockError) -> Failure {
     let failure = block_failure(what, error);
     match error.kind() {
         BlockErrorKind::Corrupt => failure
@@ -142,24 +136,5 @@ impl Check {
                 report.print(output, "disk.check")
             }
         }
-    }
-}
-
-impl Repair {
-    /// Runs the action. The exit code says what is left.
-    ///
-    /// # Errors
-    /// It can not be repaired.
-    pub fn run(&self, output: &Output) -> Result<u8, Failure> {
-        let source = Source::find(&self.disk)?;
-        let format = source.format()?;
-        let _lock = source.lock()?;
-        if format == DiskFormat::Strata {
-            return Err(not_built("`disk repair` of a Strata disk"));
-        }
-        let what = source.what("repair");
-        let file = source.file(true)?;
-        let found = benchtop_images::repair(file, image_format(format)).map_err(|error| failed(&what, &error))?;
-        Report::new(&source, format).with(found).print(output, "disk.repair")
     }
 }

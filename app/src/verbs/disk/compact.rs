@@ -13,7 +13,7 @@ pub struct Compact {
     /// Disk: FILE or VM:DISK
     pub disk: String,
     /// Garbage that may stay, in percent of what is needed
-    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = clap::value_parser!(u64).range(0..=1000))]
+    #[arg(long, default_value_t = 10, value_name = "PERCENT", value_parser = clap::value_parser!(u64).range(0..=1000))]
     pub garbage: u64,
     /// How to open it.
     #[command(flatten)]

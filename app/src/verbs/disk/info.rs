@@ -134,6 +134,9 @@ impl Facts {
         );
         row("size", self.size_bytes.map_or_else(|| "unknown".to_owned(), |bytes| Size(bytes).human()));
         row("on this host", Size(self.allocated_bytes).human());
+        if let (Some(live), Some(used)) = (self.live_bytes, self.used_bytes) {
+            row("in its file", format!("{} in use, {} of that needed", Size(used).human(), Size(live).human()));
+        }
         if let Some(encrypted) = self.encrypted {
             row("encrypted", if encrypted { "yes" } else { "no" }.to_owned());
         }

@@ -1,5 +1,6 @@
 //! `disk resize`.
 
+use benchtop_block::DiskBackend;
 use benchtop_control::config::DiskFormat;
 use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_images::Shrink;
@@ -7,7 +8,6 @@ use benchtop_machine::monitor::block_failure;
 use benchtop_machine::monitor::image::{image_format, open_failure};
 use clap::Args;
 
-use crate::cli::not_built;
 use crate::drives::check_size;
 use crate::image::{Access, Source};
 use crate::output::Output;
@@ -38,10 +38,10 @@ impl Resize {
         check_size(self.size)
             .map_err(|why| Failure::new(FailureKind::Usage, what.as_str(), why, "Write for example 20G."))?;
         let format = source.format()?;
-        let lock = source.lock()?;
         if format == DiskFormat::Strata {
-            return Err(not_built("`disk resize` of a Strata disk"));
+            return self.resize_strata(output, &source, &what);
         }
+        let lock = source.lock()?;
         let info = benchtop_images::info(&source.file(false)?, image_format(format));
         let old_bytes = info.map_err(|error| block_failure(&what, &error))?.virtual_bytes;
         let new_bytes = self.size.bytes();
@@ -55,6 +55,15 @@ impl Resize {
         })?;
         drop(lock);
         self.report(output, &source, old_bytes)
+    }
+
+    fn resize_strata(&self, output: &Output, source: &Source, what: &str) -> Result<(), Failure> {
+        let mut opened = source.open_strata(output, &self.access, false)?;
+        let old_bytes = opened.disk.info().size_bytes;
+        self.consent(output, source, old_bytes)?;
+        // Consent was given by now where it is needed.
+        opened.disk.resize(self.size.bytes(), true).map_err(|error| block_failure(what, &error))?;
+        self.report(output, source, old_bytes)
     }
 
     /// Asks before something is lost.

@@ -54,7 +54,7 @@ impl Transfer<'_> {
                 bar.update("all is copied; waiting until it is safe on disk");
                 return ControlFlow::Continue(());
             }
-            bar.update_bytes(progress.done_bytes, progress.total_bytes);
+            bar.update_bytes("copying", progress.done_bytes, progress.total_bytes);
             why = why.or_else(|| signals.came());
             if why.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });

@@ -8,7 +8,7 @@ use benchtop_block::file::{Lock, try_lock};
 use benchtop_control::config::DiskFormat;
 use benchtop_control::{Failure, FailureKind};
 use benchtop_images::{Format, OpenError, OpenNamed, OpenOptions, probe};
-use benchtop_strata::{HostCache, HostFile, StrataDisk};
+use benchtop_strata::{HostCache, HostFile, RecoveryKeyError, RepairReport, StrataDisk, check_recovery_key};
 use zeroize::Zeroizing;
 
 use super::trouble::block_failure;
@@ -96,25 +96,34 @@ pub fn open_image(file: File, what: &str, how: ImageUse<'_>) -> Result<Image, Fa
 pub struct StrataFacts {
     /// Size of the disk.
     pub size_bytes: u64,
-    /// It opens with a password only.
+    /// It opens with a password only: a key slot is used.
     pub encrypted: bool,
 }
+
+/// The key slots of a superblock: where they are, how many, and how long each. The first four bytes of an empty one are
+/// zeroes.
+const KEY_SLOTS_AT: usize = 256;
+const KEY_SLOTS: usize = 8;
+const KEY_SLOT_BYTES: usize = 128;
 
 /// Reads a Strata disk's superblocks (disk-formats/strata/docs/format.md, "Superblock"), without a lock or a password
 /// and whatever the length of its log. `None` where there is none that can be.
 pub fn strata_facts(file: &File) -> Option<StrataFacts> {
     let mut newest: Option<(u64, StrataFacts)> = None;
     for offset in [0, 64 << 10] {
-        let mut bytes = [0; 48];
+        let mut bytes = [0; KEY_SLOTS_AT + KEY_SLOTS * KEY_SLOT_BYTES];
         if std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, offset).is_err() {
             continue;
         }
         let Some((b"STRATA\x1a\n\x01\0\0\0", fields)) = bytes.split_first_chunk::<12>() else { continue };
         let word = |at: usize| fields.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
         let (generation, size_bytes) = (word(20)?, word(28)?);
+        // A disk that is being decrypted has no cipher any more, and still its passwords.
+        let mut slots = bytes.get(KEY_SLOTS_AT..)?.chunks_exact(KEY_SLOT_BYTES);
+        let encrypted = slots.any(|slot| slot.first_chunk::<4>() != Some(&[0; 4]));
         let possible = (512..=1 << 57).contains(&size_bytes) && size_bytes.is_multiple_of(512);
         if possible && newest.is_none_or(|(newer, _)| newer < generation) {
-            newest = Some((generation, StrataFacts { size_bytes, encrypted: fields.first() != Some(&0) }));
+            newest = Some((generation, StrataFacts { size_bytes, encrypted }));
         }
     }
     newest.map(|(_, facts)| facts)
@@ -171,8 +180,23 @@ impl StrataFile {
     /// It is damaged, the password is wrong, or the host's.
     pub fn open(self) -> Result<StrataDisk, Failure> {
         let Self { file, what, password, read_only } = self;
-        StrataDisk::open(Arc::new(file), password.as_ref().map(|password| &password[..]), read_only)
-            .map_err(|error| block_failure(&what, &error))
+        StrataDisk::open(Arc::new(file), password.as_ref().map(|password| &password[..]), read_only).map_err(|error| {
+            let failure = block_failure(&what, &error);
+            match password.as_ref().and_then(mistyped_group) {
+                Some(group) if failure.kind == FailureKind::BadPassword => {
+                    failure.with_fix(format!("If that is a recovery key, group {group} of it is not right: try again."))
+                }
+                _ => failure,
+            }
+        })
+    }
+}
+
+/// Which group of five characters is wrong in what can only be meant as a recovery key.
+fn mistyped_group(password: &Password) -> Option<usize> {
+    match check_recovery_key(std::str::from_utf8(password).ok()?) {
+        Err(RecoveryKeyError::Group(group)) => Some(group),
+        _ => None,
     }
 }
 
@@ -187,6 +211,27 @@ pub fn open_strata(
     read_only: bool,
 ) -> Result<StrataDisk, Failure> {
     StrataFile::new(file, what, password, read_only)?.open()
+}
+
+/// Looks for what of a Strata disk can not be read, and with `consent` takes it out of the map, as
+/// [`StrataDisk::repair`] does. Its file is locked, and open for writing if there is consent.
+///
+/// # Errors
+/// As [`open_image`], or nothing of the disk is left that could be opened.
+pub fn repair_strata(
+    file: File,
+    what: &str,
+    password: Option<&Password>,
+    consent: bool,
+) -> Result<(StrataDisk, RepairReport), Failure> {
+    lock(&file, what, !consent)?;
+    let options = benchtop_strata::OpenOptions {
+        password: password.map(|password| &password[..]),
+        read_only: !consent,
+        ..Default::default()
+    };
+    StrataDisk::repair(Arc::new(HostFile::new(file, HostCache::Reads)), &options, consent)
+        .map_err(|error| block_failure(what, &error))
 }
 
 /// Locks an image's file, which is open for writing unless `read_only`, for as long as it is open.
@@ -253,7 +298,7 @@ mod tests {
             retention: Retention::default(),
             password: Some((password.clone(), CHEAP)),
         };
-        drop(StrataDisk::create(Arc::new(open(&path)), &options).unwrap());
+        drop(StrataDisk::create(Arc::new(HostFile::new(open(&path), HostCache::Reads)), &options).unwrap());
         assert_eq!(strata_facts(&open(&path)), Some(StrataFacts { size_bytes: 1 << 20, encrypted: true }));
         assert_eq!(strata_facts(&tempfile::tempfile().unwrap()), None);
         let how = ImageUse { password: Some(&password), ..ImageUse::default() };
