@@ -151,7 +151,7 @@ impl Core {
         *small_batches = if len <= SMALL_BYTES { small_batches.saturating_add(1) } else { 0 };
         let end = batch.offset + len;
         let place_end = batch.offset - crate::layout::within_place(batch.offset) + SEGMENT_BYTES;
-        let covered = (end..=place_end).contains(written_ahead);
+        let covered = end == place_end || (end..=place_end).contains(written_ahead);
         let mut ahead = 0;
         if batch.fresh && *small_batches > SMALL_BATCHES && !covered && alone {
             // One sync that converts extents, or makes the file longer, for many that need not. What comes next waits,

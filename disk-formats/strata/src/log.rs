@@ -193,9 +193,14 @@ impl Log {
         Ok(self.segment)
     }
 
-    /// Where the next record goes, given that none is open or waits.
+    /// Where the next record goes, given that none is open or waits. No reader finds the next segment from the end of a
+    /// full one: it is a record that names it.
     pub fn position(&self) -> LogPosition {
         let Self { segment, place, next_slot: slot, seq, previous: tag, .. } = *self;
+        if SEGMENT_BLOCKS - slot < 2 {
+            let Begun { segment, place, .. } = self.successor;
+            return LogPosition { segment, place, slot: 0, seq, tag };
+        }
         LogPosition { segment, place, slot, seq, tag }
     }
 

@@ -383,6 +383,96 @@ fn nothing_promised_is_lost() {
     }
 }
 
+/// Blocks that one thread has for itself.
+const LANE_BLOCKS: usize = (BLOCKS / 4) as usize;
+
+/// One thread's work until the power goes: writes and flushes, all in its own blocks.
+fn lane_work(disk: &StrataDisk, lane: usize, model: &mut Model, random: &mut Sequence) -> Option<()> {
+    for _ in 0..200 {
+        match random.below(12) {
+            0..8 => {
+                let first = random.below(LANE_BLOCKS as u64);
+                let count = 1 + random.below((LANE_BLOCKS as u64 - first).min(12));
+                let mut bytes = Vec::new();
+                for block in first..first + count {
+                    model.counter += 4;
+                    let value = if random.below(8) == 0 { 0 } else { model.counter };
+                    bytes.extend(block_of(value));
+                    model.change(block, value);
+                }
+                write(disk, ((lane * LANE_BLOCKS) as u64 + first) * PAGE, &bytes, &[], false).ok()?;
+            }
+            8..11 => {
+                disk.flush().ok()?;
+                model.flush();
+            }
+            _ if lane == 0 => disk.checkpoint().ok()?,
+            _ if lane == 1 => disk.compact(0).ok()?,
+            _ => disk.sync().ok()?,
+        }
+    }
+    Some(())
+}
+
+#[test]
+fn threads_lose_nothing_either() {
+    let lives = from_environment("BENCHTOP_CRASHES", 80).div_ceil(4);
+    let mut random = Sequence::new(from_environment("BENCHTOP_SEED", 1));
+    for password in [None, Some("secret")] {
+        let cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+        let options = CreateOptions {
+            size_bytes: BLOCKS * PAGE,
+            retention: Retention { budget_min_bytes: 100 * PAGE, budget_percent: 0, ..Retention::default() },
+            password: password.map(|password| (password.as_bytes().to_vec().into(), cost)),
+        };
+        let fault = Arc::new(Fault::new(Bytes::default(), u64::MAX, false));
+        drop(StrataDisk::create(fault.clone(), &options).expect("a disk is made"));
+        let mut bytes = fault.state.lock().seen.clone();
+        let zero = vec![0; LANE_BLOCKS];
+        let mut models: Vec<Model> = (0..4)
+            .map(|lane| Model {
+                flushed: zero.clone(),
+                now: zero.clone(),
+                since: Vec::new(),
+                snapshots: Vec::new(),
+                dropped: Vec::new(),
+                counter: lane,
+            })
+            .collect();
+        for life in 0..lives {
+            let fault = Arc::new(Fault::new(bytes, 20 + random.below(600), false));
+            let seeds: Vec<u64> = (0..4).map(|_| random.below(u64::MAX)).collect();
+            if let Ok(disk) = StrataDisk::open(fault.clone(), password.map(str::as_bytes), false) {
+                std::thread::scope(|scope| {
+                    for ((lane, model), seed) in models.iter_mut().enumerate().zip(seeds) {
+                        let disk = &disk;
+                        scope.spawn(move || lane_work(disk, lane, model, &mut Sequence::new(seed)));
+                    }
+                });
+                fault.cut_at.store(0, Ordering::Relaxed);
+            }
+            let after = fault.after_cut(&mut random);
+            let fault = Arc::new(Fault::new(after, u64::MAX, false));
+            let disk = StrataDisk::open(fault.clone(), password.map(str::as_bytes), false).expect("it opens");
+            let report = disk.check();
+            assert_eq!(report.damages, 0, "life {life}: {report:?}");
+            let found = content(&disk);
+            for (lane, (model, found)) in models.iter_mut().zip(found.chunks(LANE_BLOCKS)).enumerate() {
+                let found = found.to_vec();
+                let differs: Vec<_> = (0..LANE_BLOCKS)
+                    .filter(|block| found[*block] != model.flushed[*block])
+                    .map(|block| (block, model.flushed[block], found[block]))
+                    .collect();
+                assert!(model.allows(&found), "life {life}, lane {lane}: {differs:?}, changes {:?}", model.since);
+                model.now = found;
+                model.flush();
+            }
+            drop(disk);
+            bytes = fault.state.lock().seen.clone();
+        }
+    }
+}
+
 #[test]
 fn a_medium_that_lies_is_found_out() {
     let found = (1..20).any(|seed| crash(seed, 20, None, Retention::default(), true).is_err());
