@@ -130,7 +130,7 @@ fn fill_and_resume(cache: &str, way: &str) -> Result<()> {
     let bench = Bench::new()?;
     let host = SmallHost::mount(bench.path("library"))?;
     let iso = bench.bare_iso(&format!("mode=writeloop slots={SLOTS} first=1 way={way}"))?;
-    let mut guest = bench.new_vm("full", &format!("{DISK_BYTES},cache={cache}"), &iso)?;
+    let mut guest = bench.new_vm("full", &format!("{DISK_BYTES},cache={cache},format=raw"), &iso)?;
     let image = guest.image()?;
     fs::write(host.ballast(), vec![0; BALLAST_BYTES])?;
     guest.start()?;
