@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use benchtop_block::BlockError;
 use parking_lot::{Condvar, Mutex};
@@ -15,6 +15,8 @@ const LOOKS_EVERY: Duration = Duration::from_millis(200);
 const RESTS_AFTER: u32 = 10;
 /// Looks after which committed writes are a restore point although more keep coming: 5 s.
 const POINTS_AFTER: u32 = 25;
+/// How long it does nothing after something failed: a full host stays full for a while.
+const FAILED_FOR: Duration = Duration::from_secs(5);
 /// How long it tidies between two looks.
 const TIDIES_FOR: Duration = Duration::from_millis(50);
 /// Free places that are kept as they are while the disk is at rest.
@@ -35,7 +37,14 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Does nothing for so long, unless the disk is being closed.
+    /// Does nothing for so long, whatever is asked for, unless the disk is being closed.
+    fn pause(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut flags = self.flags.lock();
+        while !flags.stop && !self.changed.wait_until(&mut flags, until).timed_out() {}
+    }
+
+    /// Does nothing for so long, unless something is asked for.
     pub fn rest(&self, time: Duration) {
         let mut flags = self.flags.lock();
         if !flags.stop {
@@ -121,7 +130,9 @@ impl Core {
                 Err(error) => {
                     // A writer that runs into the same hears of it.
                     tracing::warn!(%error, "a disk's housekeeping failed");
-                    false
+                    drop(keeping);
+                    self.wanted.pause(FAILED_FOR);
+                    continue;
                 }
             };
             drop(keeping);
@@ -149,7 +160,8 @@ impl Core {
         if due {
             self.make_checkpoint(&mut checkpoints)?;
         }
-        let mut more = self.compact_some(&mut checkpoints, watch.idle > RESTS_AFTER)?;
+        // A disk in order is not searched again and again.
+        let mut more = !watch.in_order && self.compact_some(&mut checkpoints, watch.idle > RESTS_AFTER)?;
         drop(checkpoints);
         if watch.idle > RESTS_AFTER
             && let Some(lba) = watch.tidied
@@ -160,6 +172,8 @@ impl Core {
                 self.make_checkpoint(&mut self.checkpoints.lock())?;
                 self.give_back(SPARE_AT_REST);
             }
+        } else {
+            watch.in_order = watch.idle > RESTS_AFTER && !more;
         }
         watch.last = self.state.lock().log.seq();
         Ok(more)
@@ -176,6 +190,8 @@ struct Watch {
     unpointed: u32,
     /// How far the disk is tidied since then; nothing when it is.
     tidied: Option<u64>,
+    /// It was tidied and compacted since.
+    in_order: bool,
 }
 
 impl Watch {
@@ -184,7 +200,7 @@ impl Watch {
         if seq == self.last {
             self.idle = self.idle.saturating_add(1);
         } else {
-            (self.idle, self.tidied) = (0, Some(0));
+            (self.idle, self.tidied, self.in_order) = (0, Some(0), false);
         }
     }
 }
