@@ -53,7 +53,7 @@ impl Core {
     pub fn crypt_status(&self) -> CryptStatus {
         let checkpoints = self.checkpoints.lock();
         match (checkpoints.conversion, checkpoints.superblock.has_slots(), checkpoints.superblock.cipher) {
-            (Some(_), _, Cipher::Plain) => CryptStatus::Decrypting,
+            (Some(_), _, cipher) if !cipher.is_secret() => CryptStatus::Decrypting,
             (Some(_), ..) => CryptStatus::Encrypting,
             (None, true, _) => CryptStatus::Encrypted,
             (None, false, _) => CryptStatus::Plain,
@@ -80,7 +80,8 @@ impl Core {
         if self.crypt_status() != CryptStatus::Encrypted {
             return Err(refused("the disk is not encrypted"));
         }
-        self.begin_conversion(Cipher::Plain, drop_points, None)
+        let plain = Cipher::plain(self.checkpoints.lock().superblock.version);
+        self.begin_conversion(plain, drop_points, None)
     }
 
     /// Restore points would hold blocks of the old epoch.
@@ -273,7 +274,7 @@ impl Core {
             (state.retention, state.converting) = (retention, false);
             drop(state);
             self.store.keys.forget_before(conversion.first);
-            let decrypted = checkpoints.superblock.cipher == Cipher::Plain;
+            let decrypted = !checkpoints.superblock.cipher.is_secret();
             if decrypted {
                 checkpoints.superblock.slots = Slots::default();
                 self.store.keys.set_master(None);

@@ -124,7 +124,7 @@ fn example(medium: &Arc<dyn Medium>) -> (Superblock, HeadV1, Address) {
     let seq = disk.snapshot("two").unwrap();
     let record = disk.core().state.lock().records.iter().find(|(_, number)| *number == seq).unwrap().0;
     disk.abandon();
-    let key = Keyring::new(None).unwrap().key(Cipher::Plain, &superblock.head_salt).unwrap();
+    let key = Keyring::new(None).unwrap().key(superblock.cipher, &superblock.head_salt).unwrap();
     let written =
         crate::head::Written { area: superblock.head_area, len: superblock.head_len, tag: superblock.head_tag };
     let head = HeadV1::read(&**medium, &key, superblock.head_generation, &written).unwrap();
@@ -175,7 +175,7 @@ fn write_superblock(medium: &dyn Medium, superblock: &Superblock) {
 #[test]
 fn authentic_nonsense_does_no_harm() {
     let mut random = Sequence::new(5);
-    let key = Keyring::new(None).unwrap().key(Cipher::Plain, &[0; 32]).unwrap();
+    let key = Keyring::new(None).unwrap().key(Cipher::Highway, &[0; 32]).unwrap();
     for round in 0..150 {
         let medium = medium();
         let (mut superblock, head, record) = example(&medium);

@@ -113,7 +113,7 @@ impl StrataDisk {
         let uuid = random().ok_or_else(no_randomness)?;
         let mut slots = Slots::default();
         let (cipher, master) = match &options.password {
-            None => (Cipher::Plain, None),
+            None => (Cipher::plain(superblock::VERSION), None),
             Some((password, cost)) => {
                 let master: Key = zeroize::Zeroizing::new(random().ok_or_else(no_randomness)?);
                 slots[0] = Some(password_slot(password, *cost, &master, &uuid)?);
@@ -121,6 +121,7 @@ impl StrataDisk {
             }
         };
         let superblock = Superblock {
+            version: superblock::VERSION,
             uuid,
             generation: 0,
             size_bytes,
@@ -233,7 +234,8 @@ impl Core {
         let newest = epochs.last().ok_or_else(|| corrupt("the disk has no epochs"))?;
         if (newest.cipher, newest.salt) != (superblock.cipher, superblock.head_salt)
             || superblock.size_bytes != now.size_bytes
-            || (epochs.iter().any(|epoch| epoch.cipher != Cipher::Plain) && !superblock.has_slots())
+            || (epochs.iter().any(|epoch| epoch.cipher.is_secret()) && !superblock.has_slots())
+            || epochs.iter().any(|epoch| epoch.cipher.version() > superblock.version)
         {
             return Err(corrupt("the superblock and the head contradict each other"));
         }

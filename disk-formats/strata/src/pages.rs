@@ -381,7 +381,7 @@ mod tests {
 
     fn store() -> Store {
         let keys = Keyring::new(None).unwrap();
-        keys.begin(Epoch { first: 0, salt: [0; 32], cipher: Cipher::Plain }).unwrap();
+        keys.begin(Epoch { first: 0, salt: [0; 32], cipher: Cipher::Highway }).unwrap();
         Store::new(Arc::new(HostFile::new(tempfile::tempfile().unwrap(), HostCache::Reads)), keys, Space::new())
     }
 

@@ -9,8 +9,8 @@ use crate::slots::{self, SLOT_BYTES, Slot, Slots};
 
 /// What a Strata file begins with.
 pub const MAGIC: [u8; 8] = *b"STRATA\x1a\n";
-/// The version of the format written here.
-pub const VERSION: u32 = 1;
+/// The version of the format that new disks have. Older ones keep theirs.
+pub const VERSION: u32 = 2;
 
 const SLOTS_AT: usize = 256;
 const MAC_AT: usize = BLOCK_BYTES - 64;
@@ -19,6 +19,8 @@ const CHECKSUM_AT: usize = BLOCK_BYTES - 32;
 /// All of it. Byte map: docs/format.md.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
+    /// Of the format: says which ciphers there may be.
+    pub version: u32,
     /// Of the disk, for ever.
     pub uuid: [u8; 16],
     /// Counts superblocks written; the larger of two is the newer.
@@ -56,7 +58,7 @@ impl Superblock {
         let mut bytes = crate::layout::new_block();
         let block = &mut bytes[..];
         put(block, 0, &MAGIC);
-        put(block, 8, &VERSION.to_le_bytes());
+        put(block, 8, &self.version.to_le_bytes());
         put(block, 12, &[self.cipher.code(), self.head_area]);
         put(block, 16, &self.uuid);
         put(block, 32, &self.generation.to_le_bytes());
@@ -85,7 +87,7 @@ impl Superblock {
             return Err(Refused::NotOne);
         }
         let version = get_u32(block, 8);
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(Refused::Version(version));
         }
         if get::<32>(block, CHECKSUM_AT) != *blake3::hash(&block[..CHECKSUM_AT]).as_bytes() {
@@ -98,6 +100,7 @@ impl Superblock {
             *slot = Slot::decode(&block[at..at + SLOT_BYTES]).map_err(|()| Refused::NotOne)?;
         }
         let superblock = Self {
+            version,
             uuid: get(block, 16),
             generation: get_u64(block, 32),
             size_bytes: get_u64(block, 40),
@@ -112,6 +115,7 @@ impl Superblock {
         let sane = usize::from(head_area) < HEADS.len()
             && superblock.head_len as usize <= HEAD_BYTES_MAX
             && can_be_size(superblock.size_bytes)
+            && superblock.cipher.version() <= version
             && slots::can_be_paid(&superblock.slots)
             && superblock.generation < u64::MAX / 2;
         if sane { Ok(superblock) } else { Err(Refused::NotOne) }
@@ -180,6 +184,7 @@ mod tests {
 
     fn example() -> Superblock {
         Superblock {
+            version: VERSION,
             uuid: [1; 16],
             generation: 7,
             size_bytes: 1 << 30,

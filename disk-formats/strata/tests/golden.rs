@@ -1,9 +1,10 @@
-//! Files of version 1, as they were written when it was new. Whatever is built later opens them.
+//! Files of every version, as they were written when it was new. Whatever is built later opens them.
 //!
 //! BENCHTOP_MAKE_GOLDEN=1 writes them anew, which only a new version of the format is a reason for.
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,8 +14,11 @@ use benchtop_strata::{CreateOptions, Medium, OpenOptions, Retention, SlotKind, S
 use common::{COST, Memory};
 
 const PASSWORD: &str = "golden";
-/// What the recovery key of the encrypted file is.
-const RECOVERY_KEY: &str = include_str!("golden/v1-encrypted.key");
+/// The version that new disks have.
+const NEWEST: &str = "v2";
+/// All versions, and what the recovery keys of their encrypted files are.
+const VERSIONS: [(&str, &str); 2] =
+    [("v1", include_str!("golden/v1-encrypted.key")), ("v2", include_str!("golden/v2-encrypted.key"))];
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -85,23 +89,51 @@ fn look(name: &str, secret: Option<&[u8]>) {
 }
 
 #[test]
-fn files_of_version_1_are_read() {
+fn files_of_every_version_are_read() {
     if std::env::var_os("BENCHTOP_MAKE_GOLDEN").is_some() {
-        std::fs::write(path("v1-plain"), make(None).0.save()).expect("all of it works");
+        let put = |name: &str, bytes: &[u8]| {
+            std::fs::write(path(&format!("{NEWEST}-{name}")), bytes).expect("all of it works");
+        };
+        put("plain", &make(None).0.save());
         let (memory, key) = make(Some(PASSWORD));
-        std::fs::write(path("v1-encrypted"), memory.save()).expect("all of it works");
-        std::fs::write(path("v1-encrypted.key"), key.expect("all of it works")).expect("all of it works");
+        put("encrypted", &memory.save());
+        put("encrypted.key", key.expect("all of it works").as_bytes());
         return;
     }
-    look("v1-plain", None);
-    look("v1-encrypted", Some(PASSWORD.as_bytes()));
-    look("v1-encrypted", Some(RECOVERY_KEY.as_bytes()));
-    let memory = Memory::load(&std::fs::read(path("v1-encrypted")).expect("all of it works"));
-    let kinds: Vec<_> = StrataDisk::open(memory, Some(PASSWORD.as_bytes()), true)
-        .expect("all of it works")
-        .key_slots()
-        .iter()
-        .map(|slot| slot.kind)
-        .collect();
-    assert_eq!(kinds, [SlotKind::Password, SlotKind::RecoveryKey]);
+    for (version, recovery_key) in VERSIONS {
+        let encrypted = format!("{version}-encrypted");
+        look(&format!("{version}-plain"), None);
+        look(&encrypted, Some(PASSWORD.as_bytes()));
+        look(&encrypted, Some(recovery_key.as_bytes()));
+        let memory = Memory::load(&std::fs::read(path(&encrypted)).expect("all of it works"));
+        let kinds: Vec<_> = StrataDisk::open(memory, Some(PASSWORD.as_bytes()), true)
+            .expect("all of it works")
+            .key_slots()
+            .iter()
+            .map(|slot| slot.kind)
+            .collect();
+        assert_eq!(kinds, [SlotKind::Password, SlotKind::RecoveryKey]);
+    }
+}
+
+/// A disk of version 1 stays one, whatever is done to it: the build that made it goes on reading it.
+#[test]
+fn a_disk_keeps_its_version() {
+    let version = |memory: &Memory| {
+        let mut bytes = [0; 12];
+        memory.read_at(0, &mut bytes).expect("all of it works");
+        bytes[8]
+    };
+    for (name, expected) in [("v1", 1), ("v2", 2)] {
+        let memory = Memory::load(&std::fs::read(path(&format!("{name}-plain"))).expect("all of it works"));
+        let mut disk = StrataDisk::open(memory.clone(), None, false).expect("all of it works");
+        disk.encrypt(b"x", COST, true).expect("all of it works");
+        assert!(disk.convert(&mut |_| ControlFlow::Continue(())).expect("all of it works"));
+        disk.decrypt(true).expect("all of it works");
+        assert!(disk.convert(&mut |_| ControlFlow::Continue(())).expect("all of it works"));
+        drop(disk);
+        assert_eq!(version(&memory), expected);
+        let disk = StrataDisk::open(memory.clone(), None, true).expect("all of it works");
+        assert_eq!(disk.check().damages, 0);
+    }
 }
