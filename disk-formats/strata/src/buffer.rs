@@ -9,10 +9,9 @@ use crate::layout::BLOCK_BYTES;
 
 /// Blocks of the larger kind of buffer: what one request is worked on at a time.
 pub const LARGE_BLOCKS: usize = 256;
-/// Buffers of one block that are kept: all that may wait for the file, and some.
-const SMALL_KEPT: usize = 4096;
-/// Buffers of [`LARGE_BLOCKS`] that are kept.
-const LARGE_KEPT: usize = 16;
+/// The sizes of buffers, in blocks, and how many of each are kept. Of single blocks, all that may wait for the file, and
+/// some.
+const SIZES: [(usize, usize); 3] = [(1, 4096), (64, 32), (LARGE_BLOCKS, 16)];
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
@@ -20,7 +19,7 @@ struct Aligned([u8; BLOCK_BYTES]);
 
 /// Some blocks that follow each other in memory.
 pub struct Blocks {
-    /// One, or [`LARGE_BLOCKS`].
+    /// As many as one of [`SIZES`].
     memory: Vec<Aligned>,
     /// In use, from the first on.
     count: usize,
@@ -66,30 +65,30 @@ impl std::fmt::Debug for Blocks {
 /// Buffers not in use.
 #[derive(Debug, Default)]
 pub struct Pool {
-    small: Mutex<Vec<Blocks>>,
-    large: Mutex<Vec<Blocks>>,
+    /// Of each size.
+    kept: [Mutex<Vec<Blocks>>; SIZES.len()],
 }
 
 impl Pool {
     /// A buffer of `count` blocks, at most [`LARGE_BLOCKS`]. What is in it is unspecified: the last user's bytes.
     pub fn take(&self, count: usize) -> Blocks {
         debug_assert!(count <= LARGE_BLOCKS, "{count}");
-        let (kept, room) = if count <= 1 { (&self.small, 1) } else { (&self.large, LARGE_BLOCKS) };
-        let found = kept.lock().pop();
+        let class = SIZES.iter().position(|(room, _)| count <= *room).unwrap_or(SIZES.len() - 1);
+        let found = self.kept[class].lock().pop();
         match found {
             Some(mut blocks) => {
                 blocks.count = count;
                 blocks
             }
-            None => Blocks::new(room, count),
+            None => Blocks::new(SIZES[class].0, count),
         }
     }
 
     /// Takes a buffer back.
     pub fn put(&self, blocks: Blocks) {
-        let (kept, most) = if blocks.memory.len() == 1 { (&self.small, SMALL_KEPT) } else { (&self.large, LARGE_KEPT) };
-        let mut kept = kept.lock();
-        if kept.len() < most {
+        let Some(class) = SIZES.iter().position(|(room, _)| blocks.memory.len() == *room) else { return };
+        let mut kept = self.kept[class].lock();
+        if kept.len() < SIZES[class].1 {
             kept.push(blocks);
         }
     }
@@ -109,7 +108,7 @@ mod tests {
     #[test]
     fn buffers_are_aligned_and_used_again() {
         let pool = Pool::default();
-        for count in [1, 2, LARGE_BLOCKS] {
+        for count in [1, 2, 65, LARGE_BLOCKS] {
             let mut blocks = pool.take(count);
             assert_eq!(blocks.bytes().as_ptr().addr() % BLOCK_BYTES, 0);
             assert_eq!(blocks.bytes_mut().len(), count * BLOCK_BYTES);

@@ -142,6 +142,7 @@ impl Core {
         };
         let frozen = Arc::new(std::mem::take(&mut state.changes.overlay));
         state.changes.frozen = Some(frozen.clone());
+        state.changes.pages.clear();
         state.changes.frozen_work = std::mem::take(&mut state.changes.work);
         let taken = Taken {
             frozen,

@@ -1,5 +1,7 @@
 //! From memory into the file: batches, commits, syncs.
 
+use std::sync::atomic::Ordering;
+
 use benchtop_block::{BlockError, BlockErrorKind};
 
 use crate::buffer::Blocks;
@@ -22,12 +24,13 @@ const AHEAD_BYTES: u64 = 1 << 20;
 
 /// Aligned as direct I/O wants it.
 #[repr(align(4096))]
-struct Zeroes([u8; 64 << 10]);
+pub struct Zeroes(pub [u8; 64 << 10]);
 
-static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
+/// Room written ahead.
+pub static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
 
 /// A batch as it goes into the file.
-struct Outgoing {
+pub struct Outgoing {
     seq: u64,
     offset: u64,
     record: Blocks,
@@ -37,7 +40,8 @@ struct Outgoing {
 }
 
 /// What there is to write.
-enum Claim {
+pub enum Claim {
+    /// This.
     Batch(Outgoing),
     /// Others write what is left, or its data is not there yet.
     NotYet,
@@ -52,16 +56,21 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.0.state.lock().log.held = false;
         self.0.moved.notify_all();
+        self.0.full.notify_all();
     }
 }
 
 impl Core {
-    /// Sees to it that not too much waits for the file: writes a batch if there is one, and waits while there are many.
+    /// Sees to it that not too much waits for the file: writes a batch if there are many or if nobody else will, and
+    /// waits while there are many.
     pub fn relieve(&self) -> Result<(), BlockError> {
         loop {
             let (outgoing, many) = {
                 let mut state = self.usable()?;
                 let many = state.log.closed.len() > CLOSED_MAX;
+                if !many && !state.log.failed && self.pens.load(Ordering::Relaxed) > 0 {
+                    return Ok(());
+                }
                 match self.claim(&mut state, u64::MAX)? {
                     Claim::Batch(outgoing) => (outgoing, many),
                     Claim::NotYet if many => {
@@ -112,7 +121,7 @@ impl Core {
     }
 
     /// The oldest batch up to number `seq` that nobody writes yet, sealed.
-    fn claim(&self, state: &mut State, seq: u64) -> Result<Claim, BlockError> {
+    pub fn claim(&self, state: &mut State, seq: u64) -> Result<Claim, BlockError> {
         let Log { closed, previous, held, written_ahead, small_batches, .. } = &mut state.log;
         if closed.front().is_none_or(|batch| batch.seq > seq) {
             return Ok(Claim::Done);
@@ -159,12 +168,15 @@ impl Core {
             ahead = AHEAD_BYTES.min(place_end - end);
             (*held, *written_ahead) = (true, end + ahead);
         }
+        if *small_batches > SMALL_BATCHES && (ahead > 0 || crate::layout::within_place(batch.offset) == 0) {
+            self.wanted.want_places();
+        }
         batch.progress = Progress::Writing;
         Ok(Claim::Batch(Outgoing { seq: batch.seq, offset: batch.offset, record, parts: batch.parts.clone(), ahead }))
     }
 
     /// Writes a batch: record and data side by side, in one call.
-    fn put(&self, outgoing: Outgoing) -> Result<(), BlockError> {
+    pub fn put(&self, outgoing: Outgoing) -> Result<(), BlockError> {
         let result = self.write_batch(&outgoing);
         let Outgoing { seq, record, parts, ahead, .. } = outgoing;
         drop(parts);
@@ -176,6 +188,9 @@ impl Core {
             }
             match result {
                 Ok(()) => {
+                    if std::mem::take(&mut state.log.failed) {
+                        self.full.notify_all();
+                    }
                     if let Some(batch) = state.log.find(seq) {
                         batch.progress = Progress::Written;
                     }
@@ -195,6 +210,7 @@ impl Core {
                     if error.kind() != BlockErrorKind::NoSpace {
                         state.poisoned = true;
                     }
+                    state.log.failed = true;
                     drop(state);
                     self.moved.notify_all();
                     return Err(error);

@@ -3,7 +3,7 @@
 //! Locks are taken in this order: `keeping`, `checkpoints`, `gate`, `state`, the segments; `synced` before `state`.
 //! Nothing is read or written under `state` or the segments.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use benchtop_block::{BlockError, BlockErrorKind};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
@@ -25,6 +25,12 @@ pub struct Core {
     pub state: Mutex<State>,
     /// A block that a batch waited for is there, or a batch is in the file.
     pub moved: Condvar,
+    /// A batch is full and its data there.
+    pub full: Condvar,
+    /// Threads that write full batches.
+    pub pens: AtomicUsize,
+    /// Large reads under way.
+    pub large_reads: AtomicU64,
     /// The newest record known to be durable. Who syncs holds it.
     pub synced: Mutex<u64>,
     /// Held shared while a change is made, alone while changes are taken for a checkpoint.

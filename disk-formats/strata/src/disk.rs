@@ -8,11 +8,11 @@ use benchtop_block::{BlockError, DiscardBehavior, DiskBackend, DiskInfo, Extent,
 use benchtop_memory::VolatileSlice;
 use parking_lot::{Mutex, RwLock};
 
-use crate::buffer::LARGE_BLOCKS;
 use crate::core::Core;
 use crate::keeper::Keeper;
 use crate::layout::BLOCK_BYTES;
 use crate::open::{OpenOptions, Purpose};
+use crate::pens::Pens;
 use crate::points::Retention;
 
 /// A Strata disk.
@@ -21,7 +21,20 @@ pub struct StrataDisk {
     /// Another one after the disk was opened anew.
     core: RwLock<Arc<Core>>,
     /// None for one that is only read.
-    keeper: Mutex<Option<Keeper>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+/// What runs beside whoever uses the disk.
+#[derive(Debug)]
+struct Threads {
+    _keeper: Keeper,
+    _pens: Pens,
+}
+
+impl Threads {
+    fn start(core: &Arc<Core>) -> Self {
+        Self { _keeper: Keeper::start(core), _pens: Pens::start(core) }
+    }
 }
 
 /// How full a disk's file is.
@@ -46,8 +59,8 @@ pub(crate) fn io_error(doing: &'static str) -> impl FnOnce(std::io::Error) -> Bl
 impl StrataDisk {
     pub(crate) fn of(core: Core) -> Self {
         let core = Arc::new(core);
-        let keeper = (!core.read_only).then(|| Keeper::start(&core));
-        Self { core: RwLock::new(core), keeper: Mutex::new(keeper) }
+        let threads = (!core.read_only).then(|| Threads::start(&core));
+        Self { core: RwLock::new(core), threads: Mutex::new(threads) }
     }
 
     pub(crate) fn core(&self) -> Arc<Core> {
@@ -89,7 +102,7 @@ impl StrataDisk {
 
     /// Lets go of the disk as a crash would: nothing more is written, and what was not flushed is lost.
     pub fn abandon(self) {
-        drop(self.keeper.lock().take());
+        drop(self.threads.lock().take());
         self.core().state.lock().poisoned = true;
     }
 
@@ -137,7 +150,7 @@ fn gather(from: &[VolatileSlice<'_>], offset: u64, into: &mut [u8]) {
 }
 
 /// Copies `from` to `offset` of the slices.
-fn scatter(from: &[u8], into: &[VolatileSlice<'_>], offset: u64) {
+pub(crate) fn scatter(from: &[u8], into: &[VolatileSlice<'_>], offset: u64) {
     let mut skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let mut done = 0;
     for slice in into {
@@ -173,24 +186,7 @@ impl DiskBackend for StrataDisk {
     fn read_at(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
         let len_bytes = pieces::len_bytes(into);
         self.info().check_range(offset_bytes, len_bytes)?;
-        const UNIT: u64 = BLOCK_BYTES as u64;
-        let core = self.core();
-        let end = offset_bytes + len_bytes;
-        let mut at = offset_bytes;
-        while at < end {
-            let lba = at / UNIT;
-            let until = end.min((lba + LARGE_BLOCKS as u64) * UNIT);
-            let mut blocks = core.store.pool.take((until.div_ceil(UNIT) - lba) as usize);
-            let result = core.read_blocks(lba, blocks.bytes_mut());
-            if result.is_ok() {
-                let skip = (at - lba * UNIT) as usize;
-                scatter(&blocks.bytes()[skip..skip + (until - at) as usize], into, at - offset_bytes);
-            }
-            core.store.pool.put(blocks);
-            result?;
-            at = until;
-        }
-        Ok(())
+        self.core().read_bytes(offset_bytes, offset_bytes + len_bytes, into)
     }
 
     fn write_at(&self, offset_bytes: u64, from: &[VolatileSlice<'_>], fua: bool) -> Result<(), BlockError> {
@@ -233,13 +229,13 @@ impl DiskBackend for StrataDisk {
         if !old.state.lock().poisoned {
             return Ok(());
         }
-        let mut keeper = self.keeper.lock();
-        drop(keeper.take());
+        let mut threads = self.threads.lock();
+        drop(threads.take());
         // What the host's cache has of the file may be what it failed to write.
         old.store.medium.forget().map_err(io_error("opening the disk anew"))?;
         let unlock = &mut |_superblock: &_| old.store.keys.anew().ok_or_else(crate::open::no_memory);
         let core = Arc::new(Core::open(&old.store.medium, unlock, &OpenOptions::default(), Purpose::Writing)?);
-        *keeper = Some(Keeper::start(&core));
+        *threads = Some(Threads::start(&core));
         *self.core.write() = core;
         Ok(())
     }
@@ -257,7 +253,7 @@ impl DiskBackend for StrataDisk {
 
 impl Drop for StrataDisk {
     fn drop(&mut self) {
-        drop(self.keeper.lock().take());
+        drop(self.threads.lock().take());
         if !self.core().read_only && !self.core().state.lock().poisoned {
             // What was acknowledged and not flushed may be lost; a clean end loses nothing.
             if let Err(error) = self.core().commit(true).and_then(|_seq| self.checkpoint()) {

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use benchtop_block::BlockError;
 use parking_lot::{Condvar, Mutex};
 
+use crate::commit::ZEROES;
 use crate::core::Core;
+use crate::disk::io_error;
+use crate::layout::{SEGMENT_BYTES, place_offset};
 
 /// How often it looks by itself.
 const LOOKS_EVERY: Duration = Duration::from_millis(200);
@@ -19,6 +22,10 @@ const POINTS_AFTER: u32 = 25;
 const FAILED_FOR: Duration = Duration::from_secs(5);
 /// How long it tidies between two looks.
 const TIDIES_FOR: Duration = Duration::from_millis(50);
+/// Places that are written ahead of small commits,
+const PLACES_READY: u64 = 2;
+/// after so many in a row: half a place of them.
+const SMALL_BATCHES_MANY: u32 = 256;
 /// Free places that are kept as they are while the disk is at rest.
 const SPARE_AT_REST: u64 = 4;
 
@@ -26,6 +33,7 @@ const SPARE_AT_REST: u64 = 4;
 struct Flags {
     running: bool,
     checkpoint: bool,
+    places: bool,
     stop: bool,
 }
 
@@ -42,6 +50,15 @@ impl Wanted {
         let until = Instant::now() + time;
         let mut flags = self.flags.lock();
         while !flags.stop && !self.changed.wait_until(&mut flags, until).timed_out() {}
+    }
+
+    /// The log will soon want places that were written before.
+    pub fn want_places(&self) {
+        let mut flags = self.flags.lock();
+        if flags.running && !flags.places {
+            flags.places = true;
+            self.changed.notify_all();
+        }
     }
 
     /// Does nothing for so long, unless something is asked for.
@@ -114,17 +131,26 @@ impl Core {
         let mut watch = Watch::default();
         let mut busy = false;
         loop {
-            {
+            let places = {
                 let mut flags = self.wanted.flags.lock();
-                if !flags.stop && !flags.checkpoint && !busy {
+                if !flags.stop && !flags.checkpoint && !flags.places && !busy {
                     self.wanted.changed.wait_for(&mut flags, LOOKS_EVERY);
                 }
                 if flags.stop {
                     return;
                 }
-                flags.checkpoint = false;
-            }
+                let places = std::mem::take(&mut flags.places);
+                flags.checkpoint &= places;
+                places
+            };
             let keeping = self.keeping.lock();
+            if places {
+                if let Err(error) = self.prepare_places() {
+                    // The log does without, more slowly; a full host is told of by whoever writes.
+                    tracing::debug!(%error, "no room was written ahead of the log");
+                }
+                continue;
+            }
             busy = match self.keep_once(&mut watch) {
                 Ok(more) => more,
                 Err(error) => {
@@ -137,6 +163,41 @@ impl Core {
             };
             drop(keeping);
         }
+    }
+
+    /// Writes zeroes where small commits will soon go, so that their syncs neither convert extents of the host's file
+    /// system nor make the file longer.
+    fn prepare_places(&self) -> Result<(), BlockError> {
+        loop {
+            if self.usable()?.log.small_batches < SMALL_BATCHES_MANY {
+                return Ok(());
+            }
+            let Some(place) = self.store.space.write().take_to_prepare(PLACES_READY) else { return Ok(()) };
+            let written = self.zero_place(place);
+            let mut space = self.store.space.write();
+            match written {
+                Ok(()) => space.ready(place),
+                Err(error) => {
+                    space.cancel_move(place);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn zero_place(&self, place: u32) -> Result<(), BlockError> {
+        let slices = [&ZEROES.0[..]; 16];
+        let mut at = place_offset(place);
+        let end = at + SEGMENT_BYTES;
+        while at < end {
+            self.store.medium.write_at(at, &slices).map_err(io_error("writing ahead of the log"))?;
+            at += (slices.len() * ZEROES.0.len()) as u64;
+        }
+        self.store.medium.sync().map_err(|error| {
+            // The host tells of a failure once, and it may be of the guest's data.
+            self.state.lock().poisoned = true;
+            io_error("writing ahead of the log")(error)
+        })
     }
 
     /// Does what there is to do; says whether there is more.

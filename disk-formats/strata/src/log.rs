@@ -143,6 +143,8 @@ pub struct Log {
     pub written_ahead: u64,
     /// Small batches one after the other.
     pub small_batches: u32,
+    /// A batch could not be written, and none was since: whoever writes next tries it, and hears why it fails.
+    pub failed: bool,
     /// Something changed since the last commit.
     pub uncommitted: bool,
     /// Something was committed since the last restore point.
@@ -170,6 +172,7 @@ impl Log {
             held: false,
             written_ahead: 0,
             small_batches: 0,
+            failed: false,
             uncommitted: false,
             unpointed: false,
         })
@@ -352,6 +355,11 @@ impl Log {
     /// Whether a batch is open.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// Whether that one is.
+    pub fn is_open_at(&self, seq: u64) -> bool {
+        self.open.as_ref().is_some_and(|batch| batch.seq == seq)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a disk file is kept on: a host file, or a test's idea of one.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 
 /// Positioned I/O, a length, a barrier. Called by several threads.
 pub trait Medium: Send + Sync {
@@ -10,6 +10,19 @@ pub trait Medium: Send + Sync {
     /// # Errors
     /// The host's.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
+
+    /// Fills several slices, one after the other.
+    ///
+    /// # Errors
+    /// The host's.
+    fn read_all_at(&self, offset: u64, into: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+        let mut at = offset;
+        for slice in into {
+            self.read_at(at, slice)?;
+            at += slice.len() as u64;
+        }
+        Ok(())
+    }
 
     /// Writes all of `from`, one after the other.
     ///
@@ -89,15 +102,20 @@ mod plain {
     /// Slices given to the kernel at once.
     const SLICES_MAX: usize = 512;
 
-    pub fn read(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let mut done = 0;
-        while done < into.len() {
-            match rustix::io::pread(file, &mut into[done..], offset + done as u64) {
+    pub fn read(file: &File, offset: u64, into: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+        let mut at = offset;
+        let mut rest = into;
+        while rest.iter().any(|slice| !slice.is_empty()) {
+            let some = rest.len().min(SLICES_MAX);
+            match rustix::io::preadv(file, &mut rest[..some], at) {
                 Ok(0) => {
-                    into[done..].fill(0);
+                    rest.iter_mut().for_each(|slice| slice.fill(0));
                     return Ok(());
                 }
-                Ok(count) => done += count,
+                Ok(count) => {
+                    at += count as u64;
+                    IoSliceMut::advance_slices(&mut rest, count);
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -155,9 +173,13 @@ mod direct {
 #[cfg(unix)]
 impl Medium for HostFile {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.read_all_at(offset, &mut [IoSliceMut::new(into)])
+    }
+
+    fn read_all_at(&self, offset: u64, into: &mut [IoSliceMut<'_>]) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         if let (Some(file), HostCache::Bypassed) = (&self.direct, self.cache)
-            && direct::is_aligned(offset, into)
+            && into.iter().all(|slice| direct::is_aligned(offset, slice))
         {
             match plain::read(file, offset, into) {
                 // The file ends within a block, or the file system wants more alignment than this.

@@ -1,7 +1,7 @@
 //! Making a disk, and opening one: superblock, head, the log since.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use benchtop_block::{BlockError, BlockErrorKind};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -320,6 +320,9 @@ impl Core {
             store,
             state: Mutex::new(state),
             moved: Condvar::new(),
+            full: Condvar::new(),
+            pens: AtomicUsize::new(0),
+            large_reads: AtomicU64::new(0),
             synced: Mutex::new(synced),
             gate: RwLock::new(()),
             readers: RwLock::new(()),

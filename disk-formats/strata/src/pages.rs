@@ -22,6 +22,11 @@ pub const FANOUT: u64 = 1 << LEVEL_BITS;
 pub const LEVELS_MAX: u8 = 7;
 /// Pages kept in memory, at most: 64 MiB, which map 8 GiB.
 const CACHED_PAGES: usize = 16384;
+/// Pages read at once, at most, while there is room for all of them: 256 KiB, which the host reads in about twice the
+/// time that one takes.
+const NEAR_PAGES: u64 = 64;
+/// Locks for those who miss pages that lie together: one of them reads for all.
+const MISSES: usize = 16;
 
 /// The top of a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +64,7 @@ pub struct Store {
     /// Buffers.
     pub pool: Pool,
     cache: Mutex<LruCache<Address, Arc<Block>>>,
+    misses: [Mutex<()>; MISSES],
 }
 
 fn damaged(what: &str, pointer: &Pointer) -> BlockError {
@@ -76,6 +82,7 @@ impl Store {
             space: RwLock::new(space),
             pool: Pool::default(),
             cache: Mutex::new(LruCache::new(capacity)),
+            misses: std::array::from_fn(|_| Mutex::new(())),
         }
     }
 
@@ -84,11 +91,16 @@ impl Store {
     /// # Errors
     /// `Corrupt` when its segment is not known.
     pub fn locate(&self, pointer: &Pointer) -> Result<u64, BlockError> {
+        self.locate_in(&self.space.read(), pointer)
+    }
+
+    /// The same, of who has the segments already.
+    pub fn locate_in(&self, space: &Space, pointer: &Pointer) -> Result<u64, BlockError> {
         if pointer.is_lost() {
             let context = "this part of the disk was lost in a repair; writing or discarding it makes it usable";
             return Err(BlockError::new(BlockErrorKind::Corrupt, context));
         }
-        self.space.read().locate(pointer.address).ok_or_else(|| damaged("the place of a block", pointer))
+        space.locate(pointer.address).ok_or_else(|| damaged("the place of a block", pointer))
     }
 
     /// Opens a block that was read, in place.
@@ -110,22 +122,78 @@ impl Store {
             (0..FANOUT).for_each(|index| set_entry(&mut page, index, &Pointer::LOST));
             return Ok(Arc::new(page));
         }
-        if let Some(page) = self.cache.lock().get(&pointer.address) {
-            return Ok(page.clone());
+        match self.cached(pointer) {
+            Some(page) => Ok(page),
+            None => self.read_page(pointer),
         }
+    }
+
+    fn cached(&self, pointer: &Pointer) -> Option<Arc<Block>> {
+        self.cache.lock().get(&pointer.address).cloned()
+    }
+
+    fn read_page(&self, pointer: &Pointer) -> Result<Arc<Block>, BlockError> {
         let offset = self.locate(pointer)?;
         let mut buffer = self.pool.take(1);
         let read = self.medium.read_at(offset, buffer.bytes_mut());
         read.map_err(|error| BlockError::from_io(format!("reading the map at {offset:#x} failed"), error))?;
-        self.open(pointer, buffer.bytes_mut())?;
-        let page: Arc<Block> = Arc::new(crate::bytes::get(buffer.bytes(), 0));
+        let page = self.open_page(pointer, buffer.bytes_mut())?;
+        self.pool.put(buffer);
+        Ok(page)
+    }
+
+    /// Opens a page that was read, and keeps it.
+    fn open_page(&self, pointer: &Pointer, bytes: &mut [u8]) -> Result<Arc<Block>, BlockError> {
+        self.open(pointer, bytes)?;
+        let page: Arc<Block> = Arc::new(crate::bytes::get(bytes, 0));
         if *page == [0; BLOCK_BYTES] {
             // Nobody writes one; a map full of them could be searched for ever.
             return Err(damaged("an empty page of the map", pointer));
         }
-        self.pool.put(buffer);
         self.cache.lock().put(pointer.address, page.clone());
         Ok(page)
+    }
+
+    /// Reads page `index` of those below `parent`, and with it those beside it that lie together with it in the file, as
+    /// long as memory has room for them: who reads all over a disk soon wants them, too.
+    fn page_below(&self, parent: &Block, index: u64) -> Result<Arc<Block>, BlockError> {
+        let pointer = entry(parent, index);
+        if pointer.is_lost() {
+            return self.page(&pointer);
+        }
+        if let Some(page) = self.cached(&pointer) {
+            return Ok(page);
+        }
+        let has_room = {
+            let cache = self.cache.lock();
+            cache.len() + NEAR_PAGES as usize <= cache.cap().get()
+        };
+        if !has_room {
+            return self.read_page(&pointer);
+        }
+        let _one_reads = self.misses[pointer.address.segment() as usize % MISSES].lock();
+        if let Some(page) = self.cached(&pointer) {
+            return Ok(page);
+        }
+        let near = near(parent, index);
+        let first = entry(parent, near.start);
+        let count = near.end - near.start;
+        let (offset, wanted) = (self.locate(&first)?, self.locate(&pointer)?);
+        if count == 1 || offset + (index - near.start) * BLOCK_BYTES as u64 != wanted {
+            return self.read_page(&pointer);
+        }
+        let mut buffer = self.pool.take(count as usize);
+        if self.medium.read_at(offset, buffer.bytes_mut()).is_err() {
+            self.pool.put(buffer);
+            return self.read_page(&pointer);
+        }
+        for other in near.clone().filter(|other| *other != index) {
+            // Who needs one that is damaged reads it again, and hears of it.
+            let _damaged = self.open_page(&entry(parent, other), buffer.block_mut((other - near.start) as usize));
+        }
+        let page = self.open_page(&pointer, buffer.block_mut((index - near.start) as usize));
+        self.pool.put(buffer);
+        page
     }
 
     /// Forgets all pages: the next read of one is from the file.
@@ -139,17 +207,46 @@ impl Store {
     /// # Errors
     /// `Corrupt`, or the host's.
     pub fn lookup(&self, root: &Root, lba: u64) -> Result<Pointer, BlockError> {
-        if lba >= root.capacity() {
-            return Ok(Pointer::NONE);
-        }
-        let mut pointer = root.pointer;
-        for level in (0..root.levels).rev() {
-            if pointer.address.is_none() {
-                return Ok(pointer);
+        let mut pointer = [Pointer::NONE];
+        self.lookup_run(root, lba, &mut pointer)?;
+        Ok(pointer[0])
+    }
+
+    /// What the tree says of the guest blocks from `lba` on.
+    ///
+    /// # Errors
+    /// `Corrupt`, or the host's.
+    pub fn lookup_run(&self, root: &Root, lba: u64, into: &mut [Pointer]) -> Result<(), BlockError> {
+        let (mut lba, mut rest) = (lba, into);
+        while !rest.is_empty() {
+            let first = lba % FANOUT;
+            let (here, after) = rest.split_at_mut(rest.len().min((FANOUT - first) as usize));
+            match self.bottom_page(root, lba)? {
+                Some(page) => {
+                    (first..).zip(here.iter_mut()).for_each(|(index, pointer)| *pointer = entry(&page, index))
+                }
+                None => here.fill(Pointer::NONE),
             }
-            pointer = entry(&*self.page(&pointer)?, digit(lba, level));
+            lba += here.len() as u64;
+            rest = after;
         }
-        Ok(pointer)
+        Ok(())
+    }
+
+    /// The page that has the pointer to a guest block, if the tree has one.
+    fn bottom_page(&self, root: &Root, lba: u64) -> Result<Option<Arc<Block>>, BlockError> {
+        if lba >= root.capacity() || root.pointer.address.is_none() {
+            return Ok(None);
+        }
+        let mut page = self.page(&root.pointer)?;
+        for level in (1..root.levels).rev() {
+            let index = digit(lba, level);
+            if entry(&page, index).address.is_none() {
+                return Ok(None);
+            }
+            page = self.page_below(&page, index)?;
+        }
+        Ok(Some(page))
     }
 
     /// The first mapped guest block in `from..until`, if any.
@@ -182,6 +279,19 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
     }
+}
+
+/// Which pointers of a page, with that of `index` among them, are to blocks that follow each other in one segment.
+fn near(page: &Block, index: u64) -> std::ops::Range<u64> {
+    let middle = entry(page, index).address;
+    let follows = |other: u64| {
+        let address = entry(page, other).address;
+        address.segment() == middle.segment() && address.bits().wrapping_sub(middle.bits()) == other.wrapping_sub(index)
+    };
+    let group = index - index % NEAR_PAGES;
+    let from = (group..index).rev().take_while(|other| follows(*other)).last().unwrap_or(index);
+    let until = (index + 1..group + NEAR_PAGES).take_while(|other| follows(*other)).last().unwrap_or(index);
+    from..until + 1
 }
 
 /// Which pointer of a page on that level leads to the block; level 0 holds guest blocks.

@@ -1,19 +1,47 @@
 //! Reading: what changed since the checkpoint, then the map, then the file.
 
+use std::io::IoSliceMut;
 use std::sync::Arc;
 
 use benchtop_block::{BlockError, BlockErrorKind, Extent, ExtentKind};
 
 use crate::buffer::Blocks;
 use crate::core::Core;
-use crate::layout::{BLOCK_BYTES, Pointer, SEGMENT_BLOCKS};
+use crate::layout::{Address, BLOCK_BYTES, Pointer};
+use crate::pages::FANOUT;
 
 const UNIT: u64 = BLOCK_BYTES as u64;
 /// Blocks that an extent of data is told for at once, at most: 1 GiB.
 const EXTENT_BLOCKS_MAX: u64 = 256 << 10;
 
+/// Blocks that are read and thrown away rather than begin another read: a record lies between the data of two.
+const GAP_BLOCKS_MAX: usize = 4;
+/// Of one read.
+const GAPS_MAX: usize = 16;
+
+/// Blocks that are not wanted, in a run.
+#[derive(Debug)]
+struct Gap {
+    /// Behind so many that are.
+    after: usize,
+    blocks: usize,
+}
+
+/// Blocks that one read brings.
+#[derive(Debug, Default)]
+struct Run {
+    /// Wanted ones.
+    count: usize,
+    /// In the file.
+    offset: u64,
+    end: u64,
+    gaps: Vec<Gap>,
+}
+
 /// Where the content of a guest block comes from.
 pub enum Source {
+    /// Nobody has looked yet.
+    Unknown,
     /// From nowhere.
     Zeroes,
     /// Sealed, in memory: a buffer and a number in it.
@@ -27,38 +55,59 @@ impl Core {
     pub fn read_blocks(&self, lba: u64, out: &mut [u8]) -> Result<(), BlockError> {
         let _readers = self.readers.read();
         let sources = self.sources(lba, out.len() / BLOCK_BYTES)?;
+        let mut rest = out;
         let mut at = 0;
         while at < sources.len() {
-            let bytes = |index: usize| index * BLOCK_BYTES..(index + 1) * BLOCK_BYTES;
+            let run = match &sources[at] {
+                Source::Stored(_) => self.stored_run(&sources[at..])?,
+                _ => Run { count: 1, ..Run::default() },
+            };
+            let (here, after) = rest.split_at_mut(run.count * BLOCK_BYTES);
+            rest = after;
             match &sources[at] {
-                Source::Zeroes => out[bytes(at)].fill(0),
+                Source::Zeroes | Source::Unknown => here.fill(0),
                 Source::Waiting(pointer, blocks, index) => {
-                    out[bytes(at)].copy_from_slice(blocks.run(*index, 1));
-                    self.store.open(pointer, &mut out[bytes(at)])?;
+                    here.copy_from_slice(blocks.run(*index, 1));
+                    self.store.open(pointer, here)?;
                 }
-                Source::Stored(first) => {
-                    let run = self.neighbours(&sources[at..], first);
-                    let offset = self.store.locate(first)?;
-                    let range = at * BLOCK_BYTES..(at + run) * BLOCK_BYTES;
-                    let read = self.store.medium.read_at(offset, &mut out[range]);
-                    read.map_err(|error| BlockError::from_io(format!("reading at {offset:#x} failed"), error))?;
-                    for (index, source) in sources[at..at + run].iter().enumerate() {
+                Source::Stored(_) => {
+                    self.read_run(&run, here)?;
+                    for (source, block) in sources[at..].iter().zip(here.chunks_mut(BLOCK_BYTES)) {
                         if let Source::Stored(pointer) = source {
-                            self.store.open(pointer, &mut out[bytes(at + index)])?;
+                            self.store.open(pointer, block)?;
                         }
                     }
-                    at += run - 1;
                 }
             }
-            at += 1;
+            at += run.count;
         }
         Ok(())
+    }
+
+    /// Reads the blocks of a run, in one go.
+    fn read_run(&self, run: &Run, mut into: &mut [u8]) -> Result<(), BlockError> {
+        let between: usize = run.gaps.iter().map(|gap| gap.blocks).sum();
+        let mut skipped = self.store.pool.take(between);
+        let mut left = skipped.bytes_mut();
+        let mut slices = Vec::with_capacity(2 * run.gaps.len() + 1);
+        let mut at = 0;
+        for gap in &run.gaps {
+            let (wanted, after) = into.split_at_mut((gap.after - at) * BLOCK_BYTES);
+            let (unwanted, others) = left.split_at_mut(gap.blocks * BLOCK_BYTES);
+            slices.extend([IoSliceMut::new(wanted), IoSliceMut::new(unwanted)]);
+            (into, left, at) = (after, others, gap.after);
+        }
+        slices.push(IoSliceMut::new(into));
+        let read = self.store.medium.read_all_at(run.offset, &mut slices);
+        drop(slices);
+        self.store.pool.put(skipped);
+        read.map_err(|error| BlockError::from_io(format!("reading at {:#x} failed", run.offset), error))
     }
 
     /// Where `count` blocks from `lba` on are. The caller holds `readers`.
     pub fn sources(&self, lba: u64, count: usize) -> Result<Vec<Source>, BlockError> {
         let mut sources = Vec::with_capacity(count);
-        let mut unknown = Vec::new();
+        let mut unknown = 0;
         let root = {
             let state = self.state.lock();
             for index in 0..count {
@@ -69,33 +118,64 @@ impl Core {
                         None => Source::Stored(fresh.pointer),
                     },
                     None => {
-                        unknown.push(index);
-                        Source::Zeroes
+                        unknown += 1;
+                        Source::Unknown
                     }
                 });
             }
             state.root
         };
-        for index in unknown {
-            let pointer = self.store.lookup(&root, lba + index as u64)?;
-            if !pointer.address.is_none() {
-                sources[index] = Source::Stored(pointer);
+        if unknown == 0 {
+            return Ok(sources);
+        }
+        let mut pointers = [Pointer::NONE; FANOUT as usize];
+        for (some, lba) in sources.chunks_mut(pointers.len()).zip((lba..).step_by(pointers.len())) {
+            let pointers = &mut pointers[..some.len()];
+            if !some.iter().any(|source| matches!(source, Source::Unknown)) {
+                continue;
+            }
+            self.store.lookup_run(&root, lba, pointers)?;
+            for (source, pointer) in some.iter_mut().zip(pointers) {
+                if matches!(source, Source::Unknown) {
+                    *source = if pointer.address.is_none() { Source::Zeroes } else { Source::Stored(*pointer) };
+                }
             }
         }
         Ok(sources)
     }
 
-    /// How many of the sources lie one after the other in the file and can be read at once.
-    fn neighbours(&self, sources: &[Source], first: &Pointer) -> usize {
+    /// How many of the sources, from the first on, lie one after the other in the file, or nearly so, and can be read at
+    /// once.
+    fn stored_run(&self, sources: &[Source]) -> Result<Run, BlockError> {
+        let mut run = Run::default();
+        let mut next = Address::NONE;
         let space = self.store.space.read();
-        let Some(offset) = space.locate(first.address) else { return 1 };
-        let follows = |(source, index): &(&Source, u64)| {
-            let Source::Stored(pointer) = source else { return false };
-            let same_segment =
-                first.address.slot() + index < SEGMENT_BLOCKS && pointer.address.bits() == first.address.bits() + index;
-            same_segment && space.locate(pointer.address) == Some(offset + index * UNIT)
-        };
-        sources.iter().zip(0u64..).take_while(follows).count().max(1)
+        for source in sources {
+            let Source::Stored(pointer) = source else { break };
+            let address = pointer.address;
+            // In one segment, blocks that follow each other do so wherever it lies; others are looked up.
+            if run.count == 0 {
+                run.offset = self.store.locate_in(&space, pointer)?;
+                run.end = run.offset;
+            } else if address != next || address.slot() == 0 {
+                let Some(offset) = space.locate(address) else { break };
+                let Some(blocks) = offset.checked_sub(run.end).map(|bytes| (bytes / UNIT) as usize) else { break };
+                if blocks > GAP_BLOCKS_MAX {
+                    break;
+                }
+                if blocks > 0 {
+                    run.gaps.push(Gap { after: run.count, blocks });
+                    run.end = offset;
+                }
+            }
+            run.count += 1;
+            run.end += UNIT;
+            next = Address::from_bits(address.bits() + 1);
+            if run.gaps.len() == GAPS_MAX {
+                break;
+            }
+        }
+        Ok(run)
     }
 
     /// How far the kind of content at `offset_bytes` goes.
@@ -145,3 +225,6 @@ impl Core {
         Ok(Extent { kind, len_bytes: (lba * UNIT).min(end) - offset_bytes })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -232,12 +232,28 @@ impl Space {
         if let Some(place) = self.spare.take_first() {
             return Some((place, false));
         }
+        self.take_hole().map(|place| (place, true))
+    }
+
+    /// A place that has nothing of the host's, perhaps a new one at the end of the file.
+    fn take_hole(&mut self) -> Option<u32> {
         if let Some(place) = self.holes.take_first() {
-            return Some((place, true));
+            return Some(place);
         }
         let place = self.places;
         self.places = self.places.checked_add(1)?;
-        Some((place, true))
+        Some(place)
+    }
+
+    /// A place to be written with zeroes, unless `enough` free ones were written before: the log finds it
+    /// [`ready`](Self::ready).
+    pub fn take_to_prepare(&mut self, enough: u64) -> Option<u32> {
+        if self.spare.len() < enough { self.take_hole() } else { None }
+    }
+
+    /// That place was written.
+    pub fn ready(&mut self, place: u32) {
+        self.spare.insert(place);
     }
 
     /// Begins a segment. `None` when the file has no place left that can be named.
@@ -474,7 +490,7 @@ impl Space {
         self.take_place().map(|(place, _)| place)
     }
 
-    /// They could not move.
+    /// It was not used after all.
     pub fn cancel_move(&mut self, place: u32) {
         self.holes.insert(place);
     }

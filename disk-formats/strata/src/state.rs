@@ -1,6 +1,6 @@
 //! What changed since the last checkpoint: the overlay over the map.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeMap, HashSet, btree_map};
 use std::sync::Arc;
 
 use benchtop_block::{BlockError, BlockErrorKind};
@@ -8,7 +8,7 @@ use benchtop_block::{BlockError, BlockErrorKind};
 use crate::graves::Grave;
 use crate::layout::{Address, Pointer};
 use crate::log::Log;
-use crate::pages::{Root, Store};
+use crate::pages::{FANOUT, Root, Store};
 use crate::points::{Points, Retention};
 
 /// A guest block that changed since the last checkpoint.
@@ -45,6 +45,8 @@ pub struct Changes {
     pub frozen: Option<Arc<Overlay>>,
     /// What changed since.
     pub overlay: Overlay,
+    /// The pages of the map that the overlay changes: what a checkpoint has to write. By number.
+    pub pages: HashSet<u64>,
     /// Blocks that were born and died since the checkpoint.
     pub deaths: Vec<Grave>,
     /// Counts changes.
@@ -157,6 +159,7 @@ impl Changes {
         match self.overlay.entry(lba) {
             btree_map::Entry::Vacant(place) => {
                 place.insert(Fresh { pointer, order, seq, first: seq });
+                self.pages.insert(lba / FANOUT);
             }
             btree_map::Entry::Occupied(mut place) => {
                 let fresh = place.get_mut();
@@ -182,6 +185,7 @@ impl Changes {
             match self.overlay.entry(*lba) {
                 btree_map::Entry::Vacant(place) => {
                     place.insert(*old);
+                    self.pages.insert(lba / FANOUT);
                 }
                 btree_map::Entry::Occupied(mut place) => {
                     let Pointer { address, birth, .. } = old.pointer;

@@ -22,6 +22,10 @@ const APPENDED_MAX: u64 = 256 << 10;
 /// Blocks that died since the last checkpoint and are not worth another, 64 MiB.
 const DEAD_MIN: u64 = 16 << 10;
 
+/// Blocks that must have died for each page of the map that a checkpoint would write: it frees them, and may cost a
+/// sixteenth of that at most.
+const DEAD_PER_PAGE: u64 = 16;
+
 fn is_zero(block: &[u8]) -> bool {
     block.first() == Some(&0) && block.iter().all(|byte| *byte == 0)
 }
@@ -98,7 +102,7 @@ impl Core {
             }
         }
         let blocks = Arc::new(blocks);
-        let mut waiting = false;
+        let (mut waiting, mut full) = (false, false);
         {
             let mut state = self.state.lock();
             let mut rest = &tags[..];
@@ -110,6 +114,7 @@ impl Core {
                     batch.publish(part, these);
                     waiting |= batch.missing == 0;
                 }
+                full |= waiting && !state.log.is_open_at(reserved.seq);
                 for (index, tag) in (0u64..).zip(these) {
                     let address = Address::new(reserved.address.segment(), reserved.address.slot() + index);
                     let pointer = Pointer { address, birth: reserved.seq, tag: *tag };
@@ -120,6 +125,9 @@ impl Core {
         }
         if waiting {
             self.moved.notify_all();
+        }
+        if full {
+            self.full.notify_one();
         }
         Ok(())
     }
@@ -147,7 +155,8 @@ impl Core {
         // as many as before.
         let replaced = changed * state.replaced_percent as f64 / 100.0;
         let dead = (state.changes.deaths.len() + state.records.len()) as f64 + replaced;
-        let dead_max = (live / 100 * self.garbage_percent() / 4).max(DEAD_MIN) as f64;
+        let dead_min = DEAD_MIN.max(state.changes.pages.len() as u64 * DEAD_PER_PAGE);
+        let dead_max = (live / 100 * self.garbage_percent() / 4).max(dead_min) as f64;
         let work = state.changes.work as f64 / WORK_DUE as f64;
         (changed / CHANGED_MAX as f64).max(state.appended as f64 / APPENDED_MAX as f64).max(dead / dead_max).max(work)
     }
