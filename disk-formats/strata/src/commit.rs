@@ -8,7 +8,7 @@ use crate::buffer::Blocks;
 use crate::core::Core;
 use crate::disk::{io_error, now_ms};
 use crate::layout::{BLOCK_BYTES, SEGMENT_BYTES};
-use crate::log::{Log, Part, Progress};
+use crate::log::{Batch, Log, Part, Progress};
 use crate::pages::no_key;
 use crate::record::{Record, SEALED_AT};
 use crate::state::State;
@@ -37,6 +37,8 @@ pub struct Outgoing {
     parts: Vec<Part>,
     /// Zeroes to be written behind it.
     ahead: u64,
+    /// It is the first in a place where nothing was written before, and not a small one.
+    reserve: bool,
 }
 
 /// What there is to write.
@@ -172,7 +174,9 @@ impl Core {
             self.wanted.want_places();
         }
         batch.progress = Progress::Writing;
-        Ok(Claim::Batch(Outgoing { seq: batch.seq, offset: batch.offset, record, parts: batch.parts.clone(), ahead }))
+        let Batch { seq, offset, fresh, .. } = *batch;
+        let reserve = fresh && len > SMALL_BYTES && crate::layout::within_place(offset) == 0;
+        Ok(Claim::Batch(Outgoing { seq, offset, record, parts: batch.parts.clone(), ahead, reserve }))
     }
 
     /// Writes a batch: record and data side by side, in one call.
@@ -223,6 +227,10 @@ impl Core {
     }
 
     fn write_batch(&self, outgoing: &Outgoing) -> Result<(), BlockError> {
+        if outgoing.reserve {
+            // Whether there is room at all, the write will tell.
+            let _reserved = self.store.medium.reserve(outgoing.offset, SEGMENT_BYTES);
+        }
         let mut slices = Vec::with_capacity(outgoing.parts.len() + 1);
         slices.push(outgoing.record.bytes());
         slices.extend(outgoing.parts.iter().map(Part::bytes));

@@ -36,6 +36,15 @@ pub trait Medium: Send + Sync {
     /// The host's. What was written since the last sync may be lost, whatever a later sync says.
     fn sync(&self) -> io::Result<()>;
 
+    /// Room in the file for what will soon be written there, one write after the other; what it holds stays. Several
+    /// threads can then write at once, where a file system (ext4) lets only one at a time write into nothing.
+    ///
+    /// # Errors
+    /// The host's. Nothing depends on it having worked.
+    fn reserve(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Gives room back; the range reads as zeroes or as before.
     ///
     /// # Errors
@@ -205,6 +214,12 @@ impl Medium for HostFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        Ok(fallocate(&self.file, FallocateFlags::empty(), offset, len)?)
     }
 
     #[cfg(target_os = "linux")]

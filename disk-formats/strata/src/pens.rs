@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use crate::commit::Claim;
 use crate::core::Core;
 
-/// One has a batch on its way to the host while the other takes up the next.
-const PENS: usize = 2;
+/// Enough to keep the host's disk at work while one of them takes up the next batch.
+const PENS: usize = 3;
 
 /// The running threads.
 #[derive(Debug)]
