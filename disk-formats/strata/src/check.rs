@@ -7,7 +7,7 @@ use benchtop_block::BlockError;
 use crate::StrataDisk;
 use crate::core::Core;
 use crate::layout::{Address, Pointer, new_block};
-use crate::open::replay_until;
+use crate::open::Retrace;
 use crate::pages::{FANOUT, entry};
 use crate::state::Changes;
 
@@ -63,14 +63,22 @@ impl StrataDisk {
         core.check_tree(&now.pointer, now.levels, 0, &nothing, &mut seen, &mut report);
         changes.iter().for_each(|pointer| core.check_block(pointer, &mut seen, &mut report));
         seen.extend(records.iter().map(|(address, _)| *address));
+        // Of the points of one checkpoint each is found from the one before it.
+        let mut retrace: Option<Retrace<'_>> = None;
         for point in points {
-            let then = core
-                .base_of(&checkpoints, point)
-                .and_then(|base| Ok((base.root, replay_until(&core.store, &base, point)?.changes)));
+            let then = core.base_of(&checkpoints, point).and_then(|base| {
+                let mut reached = match retrace.take() {
+                    Some(reached) if reached.base == base => reached,
+                    _ => Retrace::new(&core.store, &base),
+                };
+                reached.until(point)?;
+                Ok(retrace.insert(reached))
+            });
             match then {
-                Ok((root, changes)) => {
+                Ok(Retrace { base, replayed, .. }) => {
+                    let (root, changes) = (base.root, &replayed.changes);
                     // What changed between the checkpoint and the point may be gone from the checkpoint's map.
-                    core.check_tree(&root.pointer, root.levels, 0, &changes, &mut seen, &mut report);
+                    core.check_tree(&root.pointer, root.levels, 0, changes, &mut seen, &mut report);
                     let mut fresh: Vec<_> = changes.overlay.values().map(|fresh| fresh.pointer).collect();
                     fresh.sort_unstable_by_key(|pointer| pointer.address);
                     fresh.iter().for_each(|pointer| core.check_block(pointer, &mut seen, &mut report));

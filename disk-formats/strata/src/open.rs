@@ -443,17 +443,41 @@ fn replay(
 /// # Errors
 /// `Corrupt` when the log does not reach it.
 pub(crate) fn replay_until(store: &Store, base: &Base, point: u64) -> Result<Replayed, BlockError> {
-    let mut replayed = Replayed::new(Points::default(), base);
-    let mut reader = Reader::new(store, base.log, false);
-    while reader.position().seq < point {
-        let found = reader.next()?.ok_or_else(|| corrupt(format!("the log ends before restore point {point}")))?;
-        apply(store, &base.root, &mut replayed, &found)?;
-        let mut known = |id, _place| store.space.read().knows(id);
-        if !reader.follow(&found, &mut known) && reader.position().seq < point {
-            return Err(corrupt(format!("the log breaks off before restore point {point}")));
-        }
+    let mut retrace = Retrace::new(store, base);
+    retrace.until(point)?;
+    Ok(retrace.replayed)
+}
+
+/// What changed from a checkpoint up to one restore point after the other: the log between them is read once.
+pub(crate) struct Retrace<'a> {
+    store: &'a Store,
+    reader: Reader<'a>,
+    pub(crate) base: Base,
+    pub(crate) replayed: Replayed,
+}
+
+impl<'a> Retrace<'a> {
+    pub(crate) fn new(store: &'a Store, base: &Base) -> Self {
+        let reader = Reader::new(store, base.log, false);
+        Self { store, reader, base: *base, replayed: Replayed::new(Points::default(), base) }
     }
-    Ok(replayed)
+
+    /// Goes on to a point that is not before the last one.
+    ///
+    /// # Errors
+    /// `Corrupt` when the log does not reach it.
+    pub(crate) fn until(&mut self, point: u64) -> Result<(), BlockError> {
+        while self.reader.position().seq < point {
+            let found = self.reader.next()?;
+            let found = found.ok_or_else(|| corrupt(format!("the log ends before restore point {point}")))?;
+            apply(self.store, &self.base.root, &mut self.replayed, &found)?;
+            let mut known = |id, _place| self.store.space.read().knows(id);
+            if !self.reader.follow(&found, &mut known) && self.reader.position().seq < point {
+                return Err(corrupt(format!("the log breaks off before restore point {point}")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Takes up what one record changed on the guest's disk.

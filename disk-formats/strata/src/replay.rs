@@ -1,11 +1,17 @@
 //! Reading the log: at opening, from the last checkpoint to its end; for a restore point, from its checkpoint to it.
 
+use std::ops::Range;
+
 use benchtop_block::{BlockError, BlockErrorKind};
 
 use crate::head::LogPosition;
-use crate::layout::{Address, BLOCK_BYTES, Block, Pointer, SEGMENT_BLOCKS, SEGMENT_BYTES, Tag, place_offset};
+use crate::layout::{Address, BLOCK_BYTES, Block, Pointer, SEGMENT_BLOCKS, Tag, place_offset};
 use crate::pages::Store;
 use crate::record::{Op, Record, SEALED_AT};
+
+/// Blocks of a segment that are read at once. Most logs end, and most restore points lie, not far from where reading
+/// begins.
+const WINDOW_BLOCKS: u64 = 64;
 
 /// A record that was found, with where its data is.
 #[derive(Debug)]
@@ -34,9 +40,10 @@ impl Found {
 pub struct Reader<'a> {
     store: &'a Store,
     position: LogPosition,
-    /// The segment being read.
-    segment: Vec<u8>,
-    loaded: Option<u64>,
+    /// A part of the segment being read,
+    window: Vec<u8>,
+    /// and which: the segment and its slots.
+    loaded: Option<(u64, Range<u64>)>,
     /// Slots of it that the host can not read.
     unreadable: Vec<u64>,
     /// What can not be read ends the log, as if it were damaged: for a repair.
@@ -51,8 +58,8 @@ pub type Follow<'a> = &'a mut dyn FnMut(u64, u32) -> bool;
 impl<'a> Reader<'a> {
     /// From `position` on.
     pub fn new(store: &'a Store, position: LogPosition, checks_data: bool) -> Self {
-        let (segment, unreadable) = (Vec::new(), Vec::new());
-        Self { store, position, segment, loaded: None, unreadable, passes_over: false, checks_data }
+        let (window, unreadable) = (Vec::new(), Vec::new());
+        Self { store, position, window, loaded: None, unreadable, passes_over: false, checks_data }
     }
 
     /// What the host can not read ends the log instead of being an error.
@@ -65,57 +72,58 @@ impl<'a> Reader<'a> {
         self.position
     }
 
-    fn load(&mut self) {
-        if self.loaded == Some(self.position.segment) {
+    /// Sees to it that the block of the segment is in memory.
+    fn load(&mut self, slot: u64) {
+        let segment = self.position.segment;
+        if self.loaded.as_ref().is_some_and(|(loaded, slots)| *loaded == segment && slots.contains(&slot)) {
             return;
         }
-        self.segment.resize(SEGMENT_BYTES as usize, 0);
-        self.segment.fill(0);
+        let slots = slot.min(SEGMENT_BLOCKS)..(slot + WINDOW_BLOCKS).min(SEGMENT_BLOCKS);
+        self.window.clear();
+        self.window.resize(slots.clone().count() * BLOCK_BYTES, 0);
         self.unreadable.clear();
-        // What is before is not asked for.
-        let first = self.position.slot.min(SEGMENT_BLOCKS);
         let offsets: Vec<Option<u64>> = if self.checks_data {
             // Where it was written: nothing of it moved yet.
             let offset = place_offset(self.position.place);
-            (first..SEGMENT_BLOCKS).map(|slot| Some(offset + slot * BLOCK_BYTES as u64)).collect()
+            slots.clone().map(|slot| Some(offset + slot * BLOCK_BYTES as u64)).collect()
         } else {
             let space = self.store.space.read();
-            let segment = self.position.segment;
-            (first..SEGMENT_BLOCKS).map(|slot| space.locate(Address::new(segment, slot))).collect()
+            slots.clone().map(|slot| space.locate(Address::new(segment, slot))).collect()
         };
         let follows = |a: &Option<u64>, b: &Option<u64>| match (a, b) {
             (Some(a), Some(b)) => a + BLOCK_BYTES as u64 == *b,
             _ => false,
         };
         let medium = &*self.store.medium;
-        let mut slot = first;
+        let mut done = 0;
         for run in offsets.chunk_by(follows) {
-            let at = slot as usize * BLOCK_BYTES;
-            let into = self.segment.get_mut(at..at + run.len() * BLOCK_BYTES).unwrap_or_default();
+            let into = self.window.get_mut(done * BLOCK_BYTES..(done + run.len()) * BLOCK_BYTES).unwrap_or_default();
             if let Some(Some(offset)) = run.first()
                 && medium.read_at(*offset, into).is_err()
             {
                 // A bad sector behind the log's end harms nobody.
-                for ((slot, block), index) in (slot..).zip(into.chunks_exact_mut(BLOCK_BYTES)).zip(0u64..) {
+                for (block, index) in into.chunks_exact_mut(BLOCK_BYTES).zip(0u64..) {
                     if medium.read_at(offset + index * BLOCK_BYTES as u64, block).is_err() {
-                        self.unreadable.push(slot);
+                        self.unreadable.push(slots.start + done as u64 + index);
                     }
                 }
             }
-            slot += run.len() as u64;
+            done += run.len();
         }
-        self.loaded = Some(self.position.segment);
+        self.loaded = Some((segment, slots));
     }
 
-    fn block(&self, slot: u64) -> Result<Option<Box<Block>>, BlockError> {
+    fn block(&mut self, slot: u64) -> Result<Option<Box<Block>>, BlockError> {
+        self.load(slot);
         if self.unreadable.contains(&slot) {
             let segment = self.position.segment;
             let context = format!("reading the log at segment {segment}, block {slot} failed");
             return if self.passes_over { Ok(None) } else { Err(BlockError::new(BlockErrorKind::Io, context)) };
         }
+        let Some((_, slots)) = &self.loaded else { return Ok(None) };
+        let at = (slot - slots.start) as usize * BLOCK_BYTES;
+        let Some(bytes) = self.window.get(at..at + BLOCK_BYTES) else { return Ok(None) };
         let mut block = crate::layout::new_block();
-        let at = slot as usize * BLOCK_BYTES;
-        let Some(bytes) = self.segment.get(at..at + BLOCK_BYTES) else { return Ok(None) };
         block.copy_from_slice(bytes);
         Ok(Some(block))
     }
@@ -125,7 +133,6 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// The host's.
     pub fn next(&mut self) -> Result<Option<Found>, BlockError> {
-        self.load();
         let LogPosition { segment, slot, seq, tag: previous, .. } = self.position;
         let address = Address::new(segment, slot);
         let Some(mut block) = self.block(slot)? else { return Ok(None) };
