@@ -271,6 +271,9 @@ impl Core {
     /// Begins an epoch and makes the checkpoint that records it.
     fn begin(store: Store, begin: Begin, repair: Option<&mut RepairReport>) -> Result<Self, BlockError> {
         let Begin { checkpoints, mut replayed, retention, cipher } = begin;
+        // What was just read may be in the host's cache only, left there by a process that was killed or a write that
+        // failed. It must be durable before anything that only an older state needs is overwritten.
+        store.medium.sync().map_err(io_error("making what was found durable"))?;
         let salt: Salt = random().ok_or_else(no_randomness)?;
         // A number without a record: what this epoch writes is of it or later.
         let seq = replayed.seq + 1;
