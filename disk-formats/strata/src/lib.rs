@@ -65,3 +65,6 @@ pub use recovery::{RecoveryKeyError, check_recovery_key};
 pub use repair::RepairReport;
 pub use slots::{Cost, SlotKind};
 pub use snapshots::PointInfo;
+pub use superblock::Facts;
+#[cfg(unix)]
+pub use superblock::facts;

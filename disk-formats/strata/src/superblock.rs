@@ -149,6 +149,29 @@ pub fn is_authentic(block: &Block, key: &Key) -> bool {
     blake3::Hash::from_bytes(get(&block[..], MAC_AT)) == blake3::keyed_hash(key, &block[..MAC_AT])
 }
 
+/// What a file says of its disk to anybody. Whoever has the file can forge it: it is for showing, and for refusing early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Of the disk, for ever.
+    pub uuid: [u8; 16],
+    /// Size of the guest's disk.
+    pub size_bytes: u64,
+    /// It opens with a password only: a key slot is used, as also on a disk that is being decrypted.
+    pub encrypted: bool,
+}
+
+/// Reads the newer superblock of a file, whatever the length of its log; `None` where there is none that is whole.
+#[cfg(unix)]
+pub fn facts(file: &std::fs::File) -> Option<Facts> {
+    let read = |offset| {
+        let mut block = crate::layout::new_block();
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut block[..], offset).ok()?;
+        Superblock::decode(&block).ok()
+    };
+    let newest = SUPERBLOCKS.into_iter().filter_map(read).max_by_key(|superblock| superblock.generation)?;
+    Some(Facts { uuid: newest.uuid, size_bytes: newest.size_bytes, encrypted: newest.has_slots() })
+}
+
 /// What was found where a superblock should be.
 pub type Candidate = (Result<Superblock, Refused>, Box<Block>);
 
@@ -205,6 +228,30 @@ mod tests {
         assert_eq!(Superblock::decode(&block), Ok(example()));
         assert!(is_authentic(&block, &key));
         assert!(!is_authentic(&block, &Zeroizing::new([6; 32])));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_newer_superblock_that_is_whole_says_what_the_disk_is() {
+        use std::os::unix::fs::FileExt;
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(facts(&file), None);
+        let key = Zeroizing::new([5; 32]);
+        let put = |superblock: &Superblock, spoil: u8| {
+            let mut block = superblock.encode(&key);
+            block[200] ^= spoil;
+            file.write_all_at(&block[..], superblock.offset()).unwrap();
+        };
+        let (old, new) = (example(), Superblock { generation: 8, size_bytes: 1 << 31, ..example() });
+        put(&old, 0);
+        let said = |size_bytes| Some(Facts { uuid: [1; 16], size_bytes, encrypted: false });
+        assert_eq!(facts(&file), said(1 << 30));
+        put(&new, 0);
+        assert_eq!(facts(&file), said(1 << 31));
+        put(&new, 1);
+        assert_eq!(facts(&file), said(1 << 30));
+        put(&old, 1);
+        assert_eq!(facts(&file), None);
     }
 
     #[test]
