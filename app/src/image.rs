@@ -4,14 +4,16 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use benchtop_block::{BlockError, BlockErrorKind};
-use benchtop_control::config::{CacheMode, DiskFormat};
+use benchtop_control::config::{CacheMode, DiskConfig, DiskFormat};
 use benchtop_control::{Bundle, BundleLock, Failure, FailureKind, VmName};
 use benchtop_images::{Named, NamedFile, NamedRole, OpenOptions};
+use benchtop_machine::monitor::identity::{self, Expected, settle};
 use benchtop_machine::monitor::image::{self, Image, ImageUse, Password};
-use benchtop_machine::monitor::open::open_plain;
-use benchtop_strata::StrataDisk;
+use benchtop_machine::monitor::open::{expected, open_plain};
+use benchtop_strata::{Identity, StrataDisk};
 use clap::Args;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -40,25 +42,98 @@ pub struct Source {
     pub path: PathBuf,
     /// Its format, where it is said.
     pub format: Option<DiskFormat>,
-    /// The bundle it is in, and its place there.
-    bundle: Option<(Bundle, PathBuf)>,
+    /// The VM it is of.
+    owner: Option<Owner>,
     /// Another disk that is open holds the bundle's lock.
     is_locked: bool,
+    /// An older copy than the VM remembers will do.
+    accept_rollback: bool,
 }
 
-/// An open disk. While it is, no VM can have it.
-pub struct Opened<T> {
+/// The VM a disk is of, and which one it is there.
+#[derive(Clone, Debug)]
+struct Owner {
+    bundle: Arc<Bundle>,
+    disk: DiskConfig,
+}
+
+/// An open disk. While it is, no VM can have it. One that was open for writing is remembered in its bundle at its end.
+pub struct Opened<T: Strata> {
     /// The disk.
     pub disk: T,
     /// The password it was opened with.
     pub password: Option<Password>,
+    /// Where it is remembered, if it is.
+    owner: Option<Owner>,
+    writable: bool,
     _lock: Option<BundleLock>,
+}
+
+/// What may be a Strata disk.
+pub trait Strata {
+    /// The disk, if it is one.
+    fn strata(&self) -> Option<&StrataDisk>;
+}
+
+impl Strata for StrataDisk {
+    fn strata(&self) -> Option<&StrataDisk> {
+        Some(self)
+    }
+}
+
+impl Strata for Image {
+    fn strata(&self) -> Option<&StrataDisk> {
+        self.strata.as_deref()
+    }
+}
+
+impl<T: Strata> Opened<T> {
+    fn new(source: &Source, disk: T, password: Option<Password>, writable: bool, lock: Option<BundleLock>) -> Self {
+        let opened = Self { disk, password, owner: source.owner.clone(), writable, _lock: lock };
+        if writable {
+            opened.remember();
+        }
+        opened
+    }
+
+    /// Remembers in the bundle what is durable of the disk.
+    pub fn remember(&self) {
+        if let Some(disk) = self.disk.strata() {
+            self.remember_as(&disk.identity());
+        }
+    }
+
+    /// As [`remember`](Self::remember), in the words of somebody who knows better.
+    pub fn remember_as(&self, identity: &Identity) {
+        if let Some(owner) = &self.owner {
+            owner.remember(identity);
+        }
+    }
+}
+
+impl<T: Strata> Drop for Opened<T> {
+    fn drop(&mut self) {
+        let (true, Some(owner), Some(disk)) = (self.writable, &self.owner, self.disk.strata()) else { return };
+        // A disk that failed says so where it did, and its record stays as it is.
+        if let Ok(identity) = settle(disk) {
+            owner.remember(&identity);
+        }
+    }
+}
+
+impl Owner {
+    /// What was done to the disk is done: a record that stays older than it is only notices less.
+    fn remember(&self, identity: &Identity) {
+        if let Err(error) = identity::record(&self.bundle, &self.disk.name, identity) {
+            tracing::warn!(%error, "{} could not record how old {} is", self.bundle.folder_name(), self.disk.name);
+        }
+    }
 }
 
 impl Source {
     /// The disk in a file.
     pub fn of_file(path: PathBuf, format: Option<DiskFormat>) -> Self {
-        Self { name: path.display().to_string(), path, format, bundle: None, is_locked: false }
+        Self { name: path.display().to_string(), path, format, owner: None, is_locked: false, accept_rollback: false }
     }
 
     /// Finds what `text` names; nothing is opened yet.
@@ -94,14 +169,65 @@ impl Source {
             ));
         }
         // A VM's disk is what its configuration says; its content is the guest's and is not asked.
-        let bundle = Some((target.bundle, found.file.clone()));
-        Ok(Self { name: plain, path, format: Some(format), bundle, is_locked: false })
+        let owner = Some(Owner { disk: found.clone(), bundle: Arc::new(target.bundle) });
+        Ok(Self { name: plain, path, format: Some(format), owner, is_locked: false, accept_rollback: false })
     }
 
     /// Says that `other` will be open as long as this one: two disks of a VM share its lock.
     pub fn opened_beside(&mut self, other: &Self) {
-        let bundle = |source: &Self| source.bundle.as_ref().and_then(|(bundle, _)| bundle.identity());
+        let bundle = |source: &Self| source.owner.as_ref().and_then(|owner| owner.bundle.identity());
         self.is_locked = bundle(self).is_some() && bundle(self) == bundle(other);
+    }
+
+    /// An older copy than its VM remembers will do, and becomes what it remembers.
+    ///
+    /// # Errors
+    /// No VM remembers it.
+    pub fn accept_rollback(&mut self) -> Result<(), Failure> {
+        let why = match &self.owner {
+            None => "Nothing remembers how old the disk in a file was: only a VM does, of its own disks.",
+            Some(owner) if owner.disk.format != DiskFormat::Strata => {
+                "Only of Strata disks it is known how old they are."
+            }
+            Some(_) => {
+                self.accept_rollback = true;
+                return Ok(());
+            }
+        };
+        let fix = "Name a Strata disk of a VM, VM:DISK, or leave --accept-rollback out.";
+        Err(Failure::new(FailureKind::Usage, self.what("accept an older copy of"), why, fix))
+    }
+
+    /// What its VM remembers of it. To be asked for under the lock.
+    ///
+    /// # Errors
+    /// The record can not be used.
+    pub fn expected(&self) -> Result<Option<Expected>, Failure> {
+        let Some(owner) = &self.owner else { return Ok(None) };
+        match expected(&owner.bundle, &owner.disk) {
+            // A record of which nothing is known takes any disk.
+            Err(failure) if self.accept_rollback && failure.kind == FailureKind::Integrity => Ok(None),
+            result => Ok(result?.map(|expected| Expected { accept_rollback: self.accept_rollback, ..expected })),
+        }
+    }
+
+    /// Forgets how old the disk was, but not which one it is: before what may make it older. What it is afterwards is
+    /// to be remembered.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn forget_age(&self) -> Result<(), Failure> {
+        let (Some(owner), Some(expected)) = (&self.owner, self.expected()?) else { return Ok(()) };
+        let any_age = Identity { generation: 0, record: 0, ..expected.identity };
+        identity::record(&owner.bundle, &owner.disk.name, &any_age)
+            .map_err(|error| Failure::from_io(self.what("forget the age of"), &error))
+    }
+
+    /// Remembers a disk that was open in another way than by this.
+    pub fn remember(&self, disk: &StrataDisk) {
+        if let (Some(owner), Ok(identity)) = (&self.owner, settle(disk)) {
+            owner.remember(&identity);
+        }
     }
 
     /// How messages about it begin.
@@ -115,8 +241,8 @@ impl Source {
     /// The host's, or it is no regular file.
     pub fn file(&self, writable: bool) -> Result<File, Failure> {
         let what = || self.what("open");
-        let file = match &self.bundle {
-            Some((bundle, file)) => bundle.open_file(file, writable),
+        let file = match &self.owner {
+            Some(owner) => owner.bundle.open_file(&owner.disk.file, writable),
             None => open_plain(&self.path, writable),
         };
         let file = file.map_err(|error| Failure::from_io(what(), &error))?;
@@ -147,8 +273,8 @@ impl Source {
     /// # Errors
     /// It runs.
     pub fn lock(&self) -> Result<Option<BundleLock>, Failure> {
-        match &self.bundle {
-            Some((bundle, _)) if !self.is_locked => bundle.lock().map(Some),
+        match &self.owner {
+            Some(owner) if !self.is_locked => owner.bundle.lock().map(Some),
             _ => Ok(None),
         }
     }
@@ -160,13 +286,15 @@ impl Source {
     pub fn open(&self, output: &Output, access: &Access, read_only: bool) -> Result<Opened<Image>, Failure> {
         let lock = self.lock()?;
         let what = self.what(if read_only { "read" } else { "write" });
+        let expected = self.expected()?;
         let (disk, password) = access.password.unlock(output, &self.name, |password| {
             self.with_named(output, access, |named| {
-                let how = ImageUse { format: self.format, read_only, password, named: named.named };
+                let (named, expected) = (named.named, expected.as_ref());
+                let how = ImageUse { format: self.format, read_only, password, named, expected };
                 image::open_image(self.file(!read_only)?, &what, how)
             })
         })?;
-        Ok(Opened { disk, password, _lock: lock })
+        Ok(Opened::new(self, disk, password, !read_only, lock))
     }
 
     /// Opens a disk of which something is asked that only Strata has.
@@ -182,10 +310,12 @@ impl Source {
         let lock = self.lock()?;
         let what = self.what(if read_only { "read" } else { "write" });
         self.check_strata(&what)?;
+        let expected = self.expected()?;
         let (disk, password) = access.password.unlock(output, &self.name, |password| {
-            image::open_strata(self.file(!read_only)?, &what, password, read_only)
+            let how = ImageUse { read_only, password, expected: expected.as_ref(), ..ImageUse::default() };
+            image::open_strata(self.file(!read_only)?, &what, how)
         })?;
-        Ok(Opened { disk, password, _lock: lock })
+        Ok(Opened::new(self, disk, password, !read_only, lock))
     }
 
     /// Opens such a disk with this password and no other.
@@ -196,8 +326,10 @@ impl Source {
         let lock = self.lock()?;
         let what = self.what(if read_only { "read" } else { "write" });
         self.check_strata(&what)?;
-        let disk = image::open_strata(self.file(!read_only)?, &what, Some(password), read_only)?;
-        Ok(Opened { disk, password: Some(password.clone()), _lock: lock })
+        let expected = self.expected()?;
+        let how = ImageUse { read_only, password: Some(password), expected: expected.as_ref(), ..ImageUse::default() };
+        let disk = image::open_strata(self.file(!read_only)?, &what, how)?;
+        Ok(Opened::new(self, disk, Some(password.clone()), !read_only, lock))
     }
 
     fn check_strata(&self, what: &str) -> Result<(), Failure> {
@@ -220,7 +352,7 @@ impl Source {
         access: &Access,
         act: impl FnOnce(OpenOptions<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        if self.bundle.is_some() {
+        if self.owner.is_some() {
             return act(OpenOptions::default());
         }
         let path = std::path::absolute(&self.path).map_err(|error| Failure::from_io(self.what("open"), &error))?;

@@ -156,7 +156,7 @@ impl Boot {
             let source = Source::of_file(file.path.clone(), format);
             let (disk, _) = self.access.password.unlock(output, &source.name, |password| {
                 source.with_named(output, &self.access, |options| {
-                    let image = ImageUse { format, read_only, password, named: options.named };
+                    let image = ImageUse { format, read_only, password, named: options.named, expected: None };
                     open::open_disk(&file.path, DiskUse { cache, image })
                 })
             })?;

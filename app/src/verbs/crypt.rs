@@ -83,7 +83,7 @@ impl Crypt {
             Action::RecoveryKey(locked) => slots::recovery_key(locked, output)?,
             Action::Verify(locked) => {
                 let disk = one(&locked.disk)?.name;
-                return Check { disk, access: access(&locked.password) }.run(output);
+                return Check { disk, accept_rollback: false, access: access(&locked.password) }.run(output);
             }
             Action::Other(arguments) => {
                 let name = arguments.first().map(String::as_str).unwrap_or_default();

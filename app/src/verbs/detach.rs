@@ -49,6 +49,10 @@ impl Detach {
             config.cds.retain(|cd| cd.name != self.device);
             Ok(())
         })?;
+        // Another disk may have its name one day.
+        if let Err(error) = target.bundle.forget_disk_identity(&self.device) {
+            tracing::warn!(%error, "how old {} was could not be forgotten", self.device);
+        }
         let image = file.map(|file| target.bundle.path().join(file));
         let fields = serde_json::json!({ "name": target.name(), "device": self.device, "image": image });
         output.done("detach", &fields, || match &image {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use benchtop_control::config::{BootFrom, CdConfig, DiskConfig, DiskFormat};
 use benchtop_control::{Bundle, Failure, FailureKind, Library, Size, VmConfig};
-use benchtop_machine::monitor::{host, open};
+use benchtop_machine::monitor::{host, identity, open};
 use benchtop_strata::Retention;
 use clap::Args;
 
@@ -83,14 +83,14 @@ impl New {
             )
         })?;
         let password = if self.encrypt { Some(self.password.new_password(output, &config.name)?) } else { None };
-        let new: Vec<(PathBuf, NewImage)> = std::iter::zip(&config.disks, &disks)
+        let new: Vec<(DiskConfig, NewImage)> = std::iter::zip(&config.disks, &disks)
             .map(|(made, disk)| {
                 let (format, size_bytes, password) = (made.format, disk.size.bytes(), password.clone());
-                (made.file.clone(), NewImage { format, size_bytes, password, retention: Retention::default() })
+                (made.clone(), NewImage { format, size_bytes, password, retention: Retention::default() })
             })
             .collect();
         let bundle = Bundle::create(&path, config, |bundle| {
-            new.iter().try_for_each(|(file, new)| make_disk(bundle, file, new))
+            new.iter().try_for_each(|(disk, new)| make_disk(bundle, disk, new))
         })?;
         if self.start {
             start::start(&bundle, AccelChoice::Auto, password.as_ref())?;
@@ -121,13 +121,16 @@ impl New {
 }
 
 /// Makes a disk in a new bundle.
-fn make_disk(bundle: &Bundle, file: &Path, new: &NewImage) -> Result<(), Failure> {
+fn make_disk(bundle: &Bundle, disk: &DiskConfig, new: &NewImage) -> Result<(), Failure> {
+    let file = disk.file.as_path();
     let what = format!("can not make the disk {}", file.display());
     match new.format {
         DiskFormat::Strata | DiskFormat::Raw => {
             let made = bundle.create_file(file).map_err(|error| Failure::from_io(what.as_str(), &error))?;
             if new.format == DiskFormat::Strata {
-                return strata_in(made, new, &what).map(drop);
+                let made = strata_in(made, new, &what)?;
+                return identity::record(bundle, &disk.name, &made.identity())
+                    .map_err(|error| Failure::from_io(what, &error));
             }
             made.set_len(new.size_bytes)
                 .and_then(|()| made.sync_all())

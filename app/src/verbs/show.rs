@@ -117,7 +117,7 @@ pub fn info_when_off(target: &Target) -> VmInfo {
 fn size_bytes(bundle: &Bundle, disk: &DiskConfig) -> Option<u64> {
     let file = bundle.open_file(&disk.file, false).ok()?;
     if disk.format == DiskFormat::Strata {
-        return image::strata_facts(&file).map(|facts| facts.size_bytes);
+        return benchtop_strata::facts(&file).map(|facts| facts.size_bytes);
     }
     benchtop_images::info(&file, image::image_format(disk.format)).ok().map(|info| info.virtual_bytes)
 }

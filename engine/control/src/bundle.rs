@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -194,39 +194,23 @@ impl Bundle {
                 "Choose another value; nothing was changed.",
             )
         })?;
-        let file = self.create_draft().map_err(|error| match error {
-            Errno::EXIST => Failure::new(
+        replace(&self.dir, CONFIG, text.as_bytes()).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => Failure::new(
                 FailureKind::Failed,
-                what.as_str(),
+                what,
                 format!("Its draft {DRAFT} is in the way: it is no regular file."),
                 "Remove that; Benchtop made no such thing.",
             ),
-            other => Failure::from_io(what.as_str(), &other.into()),
-        })?;
-        let write = || -> std::io::Result<()> {
-            let mut file = File::from(file);
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            rustix::fs::renameat(&self.dir, DRAFT, &self.dir, CONFIG)?;
-            rustix::fs::fsync(&self.dir)?;
-            Ok(())
-        };
-        write().map_err(|error| {
-            let _gone = rustix::fs::unlinkat(&self.dir, DRAFT, AtFlags::empty());
-            Failure::from_io(what, &error)
+            _ => Failure::from_io(what, &error),
         })
     }
 
-    /// Makes the draft of a new configuration. One that a crash left is removed; a pipe, a link or a folder in its
-    /// place is nothing of ours, and `EXIST`.
-    fn create_draft(&self) -> Result<OwnedFd, Errno> {
-        let stale = rustix::fs::statat(&self.dir, DRAFT, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
-        if stale {
-            rustix::fs::unlinkat(&self.dir, DRAFT, AtFlags::empty())?;
-        }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.dir, DRAFT, flags, Mode::RUSR | Mode::WUSR)
+    /// The same folder once more.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(Self { dir: self.dir.try_clone()?, path: self.path.clone() })
     }
 
     /// Takes the lock, without waiting.
@@ -289,10 +273,10 @@ impl Bundle {
         let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         // Not blocking, so that a pipe left in a bundle does not hang the caller; it means nothing for a file.
         let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = self.open_beneath(relative, flags, Mode::empty())?;
+        let file = self.open_beneath(relative, flags)?;
         let stat = rustix::fs::fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it is no regular file"));
+            return Err(std::io::Error::new(ErrorKind::PermissionDenied, "it is no regular file"));
         }
         Ok(File::from(file))
     }
@@ -303,7 +287,7 @@ impl Bundle {
     /// The host's.
     pub fn create_file(&self, relative: &Path) -> std::io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        Ok(File::from(self.open_beneath(relative, flags, Mode::RUSR | Mode::WUSR)?))
+        Ok(File::from(self.open_beneath(relative, flags)?))
     }
 
     /// Opens a log in it to append to; one over `limit_bytes` first becomes `NAME.1`.
@@ -311,11 +295,7 @@ impl Bundle {
     /// # Errors
     /// The host's; what is no regular file is `PermissionDenied`.
     pub fn open_log(&self, name: &str, limit_bytes: u64) -> std::io::Result<File> {
-        match rustix::fs::mkdirat(&self.dir, "logs", Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let logs = self.open_beneath(Path::new("logs"), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let logs = self.folder("logs")?;
         let large = rustix::fs::statat(&logs, name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| u64::try_from(stat.st_size).is_ok_and(|size| size > limit_bytes));
         if large {
@@ -323,7 +303,7 @@ impl Bundle {
         }
         let foreign = || {
             let why = format!("logs/{name} is no regular file");
-            std::io::Error::new(std::io::ErrorKind::PermissionDenied, why)
+            std::io::Error::new(ErrorKind::PermissionDenied, why)
         };
         // Not blocking, as in `open_file`: a pipe that nobody reads is then ENXIO, and a link ELOOP.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -338,12 +318,22 @@ impl Bundle {
         Ok(File::from(file))
     }
 
-    fn open_beneath(&self, relative: &Path, flags: OFlags, mode: Mode) -> std::io::Result<OwnedFd> {
+    /// Opens a folder in it, and makes it where a copy has lost it.
+    pub(crate) fn folder(&self, name: &str) -> std::io::Result<OwnedFd> {
+        match rustix::fs::mkdirat(&self.dir, name, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.open_beneath(Path::new(name), OFlags::DIRECTORY | OFlags::CLOEXEC)
+    }
+
+    pub(crate) fn open_beneath(&self, relative: &Path, flags: OFlags) -> std::io::Result<OwnedFd> {
+        let mode = if flags.contains(OFlags::CREATE) { Mode::RUSR | Mode::WUSR } else { Mode::empty() };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(&self.dir, relative, flags, mode, resolve) {
             // EXDEV: the path leads out of the bundle. ELOOP: it has a link in it.
             Err(Errno::XDEV | Errno::LOOP) => {
-                Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it leads out of the bundle"))
+                Err(std::io::Error::new(ErrorKind::PermissionDenied, "it leads out of the bundle"))
             }
             Err(error) => Err(error.into()),
             Ok(file) => Ok(file),
@@ -355,6 +345,30 @@ impl AsFd for Bundle {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
+}
+
+/// Puts a file of these bytes in the place of `name`: wholly or not at all, also when the host fails meanwhile. A draft
+/// that a crash left is removed; a pipe, a link or a folder in its place is nothing of ours, and `AlreadyExists`.
+pub(crate) fn replace(folder: &OwnedFd, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let draft = format!("{name}.new");
+    let stale = rustix::fs::statat(folder, &draft, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    if stale {
+        rustix::fs::unlinkat(folder, &draft, AtFlags::empty())?;
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(folder, &draft, flags, Mode::RUSR | Mode::WUSR)?;
+    let write = || -> std::io::Result<()> {
+        let mut file = File::from(file);
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        rustix::fs::renameat(folder, &draft, folder, name)?;
+        rustix::fs::fsync(folder)?;
+        Ok(())
+    };
+    write().inspect_err(|_error| {
+        let _gone = rustix::fs::unlinkat(folder, &draft, AtFlags::empty());
+    })
 }
 
 /// Whether a path looks like a bundle's.
@@ -429,7 +443,7 @@ mod tests {
         std::os::unix::fs::symlink("../../secret", bundle.path().join("disks/disk0.raw")).unwrap();
         for path in ["disks/disk0.raw", "../secret", "disks"] {
             let error = bundle.open_file(Path::new(path), false).unwrap_err();
-            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{path}");
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{path}");
         }
     }
 
@@ -468,7 +482,7 @@ mod tests {
         assert!(!bundle.path().join(DRAFT).exists());
         pipe("logs/monitor.log");
         let error = bundle.open_log("monitor.log", 10).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     }
 
     #[test]

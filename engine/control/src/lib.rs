@@ -18,6 +18,8 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod config_file;
+#[cfg(unix)]
+pub mod disk_identity;
 pub mod failure;
 #[cfg(unix)]
 pub mod holder;
@@ -39,6 +41,8 @@ pub use bundle::{Bundle, BundleLock};
 pub use client::Client;
 pub use command::{Command, Event, Reply, VmInfo, VmState};
 pub use config::VmConfig;
+#[cfg(unix)]
+pub use disk_identity::DiskIdentity;
 pub use failure::{Failure, FailureKind};
 #[cfg(unix)]
 pub use holder::Holder;

@@ -6,7 +6,7 @@ use benchtop_block::BlockError;
 use benchtop_control::{Failure, FailureKind};
 use benchtop_machine::monitor::block_failure;
 use benchtop_machine::monitor::image::Password;
-use benchtop_strata::CryptStatus;
+use benchtop_strata::{CryptStatus, Identity};
 use clap::Args;
 
 use super::{Locked, Unlocked, cost, new_password, sources, unlock};
@@ -54,6 +54,7 @@ impl Enable {
             if let (CryptStatus::Plain, Some(password)) = (disk.status(), &password) {
                 let begun = disk.disk.disk.encrypt(password, cost(), true);
                 begun.map_err(|error| disk.failure("encrypt", &error))?;
+                disk.disk.remember();
             }
             go_on(disk, "encrypting", &signals, output)?;
         }
@@ -71,6 +72,8 @@ pub fn disable(locked: &Locked, output: &Output) -> Result<(), Failure> {
     check(&disks, CryptStatus::Decrypting, CryptStatus::Encrypted, output)?;
     let signals = Signals::watch()?;
     for disk in disks.iter_mut().filter(|disk| disk.status() != CryptStatus::Plain) {
+        // First, so that a crash at the end does not leave a plain disk where an encrypted one is remembered.
+        disk.disk.remember_as(&Identity { encrypted: false, ..disk.disk.disk.identity() });
         if disk.status() == CryptStatus::Encrypted {
             let begun = disk.disk.disk.decrypt(true);
             begun.map_err(|error| disk.failure("decrypt", &error))?;

@@ -3,7 +3,7 @@
 use benchtop_control::config::DiskFormat;
 use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_machine::monitor::block_failure;
-use benchtop_machine::monitor::image::{Password, image_format, strata_facts, wants_password};
+use benchtop_machine::monitor::image::{Password, image_format, wants_password};
 use benchtop_strata::{CryptStatus, SlotInfo, SlotKind, StrataDisk};
 use serde::Serialize;
 
@@ -55,7 +55,7 @@ impl Facts {
             facts.state = Some(if info.encrypted { "encrypted" } else { "plain" });
             return Ok(facts);
         }
-        facts.encrypted = strata_facts(&file).map(|facts| facts.encrypted);
+        facts.encrypted = benchtop_strata::facts(&file).map(|facts| facts.encrypted);
         let opened = match given {
             Some(password) => source.open_strata_with(password, true),
             None => source.open_strata(output, &Access::default(), true),

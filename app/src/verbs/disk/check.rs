@@ -4,6 +4,7 @@ use benchtop_block::{BlockError, BlockErrorKind};
 use benchtop_control::config::DiskFormat;
 use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_machine::monitor::block_failure;
+use benchtop_machine::monitor::identity::is_refusal;
 use benchtop_machine::monitor::image::{image_format, lock};
 use clap::Args;
 use serde::Serialize;
@@ -16,6 +17,9 @@ use crate::output::Output;
 pub struct Check {
     /// Disk: FILE[,format=F] or VM:DISK
     pub disk: String,
+    /// Accept an older copy of this disk than the VM had last, as of a restored backup
+    #[arg(long)]
+    pub accept_rollback: bool,
     /// How to open it.
     #[command(flatten)]
     pub access: Access,
@@ -98,16 +102,23 @@ impl Check {
     /// # Errors
     /// It can not be checked.
     pub fn run(&self, output: &Output) -> Result<u8, Failure> {
-        let source = Source::find(&self.disk)?;
+        let mut source = Source::find(&self.disk)?;
+        if self.accept_rollback {
+            source.accept_rollback()?;
+        }
         let format = source.format()?;
         let what = source.what("check");
         let report = Report::new(&source, format);
         if format == DiskFormat::Strata {
             let opened = source.open_strata(output, &self.access, true).map_err(|failure| match failure.kind {
-                FailureKind::Integrity => failure.with_kind(FailureKind::Damage),
+                FailureKind::Integrity if !is_refusal(&failure) => failure.with_kind(FailureKind::Damage),
                 _ => failure,
             })?;
             let found = opened.disk.check();
+            if self.accept_rollback {
+                opened.remember();
+                output.remark(&format!("from now on {} is as old as this", source.name));
+            }
             return Report {
                 damages: found.damages,
                 leaks: found.leaked_blocks,

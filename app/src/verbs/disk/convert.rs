@@ -159,7 +159,8 @@ pub fn copy_to(
         // As somebody else would find it.
         let what = format!("can not verify the disk {target_name}");
         let file = open_plain(&draft.file, false).map_err(|error| Failure::from_io(what.as_str(), &error))?;
-        let how = ImageUse { format: Some(new.format), read_only: true, password: new.password.as_ref(), named: None };
+        let (format, password) = (Some(new.format), new.password.as_ref());
+        let how = ImageUse { format, read_only: true, password, ..ImageUse::default() };
         let image = open_image(file, &what, how)?;
         if let (_, Some(at)) = transfer(&image, "verifying")? {
             let why = format!("The copy differs from its source at byte {at}.");

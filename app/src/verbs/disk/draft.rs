@@ -166,12 +166,14 @@ pub fn create_at(path: &Path, new: &NewImage, what: &str) -> Result<Image, Failu
     if new.format == DiskFormat::Strata {
         let file = File::options().read(true).write(true).create_new(true).open(path);
         let file = file.map_err(|error| Failure::from_io(what, &error))?;
-        return strata_in(file, new, what).map(|disk| Image { backend: Arc::new(disk), format: DiskFormat::Strata });
+        let disk = Arc::new(strata_in(file, new, what)?);
+        return Ok(Image { backend: disk.clone(), strata: Some(disk), format: DiskFormat::Strata });
     }
     let format = image_format(new.format);
     let file = benchtop_images::create(path, &CreateOptions::new(format, new.size_bytes)).map_err(failed)?;
     let backend = benchtop_images::open(file, format, &OpenOptions::default());
-    Ok(Image { backend: backend.map_err(|error| open_failure(what, &error))?, format: new.format })
+    let backend = backend.map_err(|error| open_failure(what, &error))?;
+    Ok(Image { backend, strata: None, format: new.format })
 }
 
 /// Makes a Strata disk in an empty file.

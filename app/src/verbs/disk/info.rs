@@ -8,7 +8,7 @@ use benchtop_control::config::DiskFormat;
 use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_images::ImageInfo;
 use benchtop_machine::monitor::block_failure;
-use benchtop_machine::monitor::image::{image_format, open_strata, strata_facts, wants_password};
+use benchtop_machine::monitor::image::{ImageUse, image_format, open_strata, wants_password};
 use clap::Args;
 use serde::Serialize;
 
@@ -80,9 +80,12 @@ impl Info {
         };
         if format == DiskFormat::Strata {
             let password = self.password.given()?;
-            let said = strata_facts(&file);
+            let said = benchtop_strata::facts(&file);
+            let expected = source.expected()?;
+            let (password, expected) = (password.as_ref(), expected.as_ref());
+            let how = ImageUse { read_only: true, password, expected, ..ImageUse::default() };
             (facts.size_bytes, facts.encrypted) = (said.map(|said| said.size_bytes), said.map(|said| said.encrypted));
-            match open_strata(file, &what, password.as_ref(), true) {
+            match open_strata(file, &what, how) {
                 Ok(disk) => facts.of_strata(&disk).map_err(|error| block_failure(&what, &error))?,
                 Err(failure) if wants_password(&failure) => {}
                 Err(failure) if failure.kind == FailureKind::WrongState => facts.in_use = true,

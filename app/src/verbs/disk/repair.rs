@@ -2,7 +2,8 @@
 
 use benchtop_control::config::DiskFormat;
 use benchtop_control::{Failure, FailureKind, Size};
-use benchtop_machine::monitor::image::{Password, image_format, repair_strata};
+use benchtop_machine::monitor::identity::is_refusal;
+use benchtop_machine::monitor::image::{ImageUse, Password, image_format, repair_strata};
 use benchtop_strata::RepairReport;
 use clap::Args;
 use serde::Serialize;
@@ -115,19 +116,29 @@ impl Repair {
     }
 
     fn repair_strata(&self, output: &Output, source: &Source, what: &str) -> Result<u8, Failure> {
+        let expected = source.expected()?;
         let repair = |password: Option<&Password>, consent: bool| {
-            let repaired = repair_strata(source.file(consent)?, what, password, consent);
+            let how = ImageUse { read_only: !consent, password, expected: expected.as_ref(), ..ImageUse::default() };
             // Closed here, and with that written.
-            repaired.map(|(_disk, report)| report).map_err(|failure| match failure.kind {
-                FailureKind::Integrity => failure
+            let repaired = repair_strata(source.file(consent)?, what, how);
+            let repaired = repaired.map(|(disk, report)| {
+                if consent {
+                    source.remember(&disk);
+                }
+                (report, disk.identity())
+            });
+            repaired.map_err(|failure| match failure.kind {
+                FailureKind::Integrity if !is_refusal(&failure) => failure
                     .with_kind(FailureKind::Damage)
                     .with_fix("Nothing of it is left that could be repaired: restore it from a backup."),
                 _ => failure,
             })
         };
-        let (found, password) =
+        let ((found, identity), password) =
             self.access.password.unlock(output, &source.name, |password| repair(password, false))?;
         if !needs_repair(&found) {
+            // Nothing is damaged, and still it is older.
+            expected.map_or(Ok(()), |expected| expected.check_age(&identity, what))?;
             return StrataReport::new(source, found, false).print(output);
         }
         let (lost, points) = (Size(found.lost_bytes).human(), found.points_lost.len());
@@ -138,6 +149,9 @@ impl Repair {
         if output.confirm(&question).is_err() {
             return StrataReport::new(source, found, false).print(output);
         }
-        StrataReport::new(source, repair(password.as_ref(), true)?, true).print(output)
+        // What is left may be older than what is remembered, also if this process ends before it is done.
+        source.forget_age()?;
+        let (repaired, _) = repair(password.as_ref(), true)?;
+        StrataReport::new(source, repaired, true).print(output)
     }
 }

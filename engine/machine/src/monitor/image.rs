@@ -8,9 +8,10 @@ use benchtop_block::file::{Lock, try_lock};
 use benchtop_control::config::DiskFormat;
 use benchtop_control::{Failure, FailureKind};
 use benchtop_images::{Format, OpenError, OpenNamed, OpenOptions, probe};
-use benchtop_strata::{HostCache, HostFile, RecoveryKeyError, RepairReport, StrataDisk, check_recovery_key};
+use benchtop_strata::{HostCache, HostFile, RecoveryKeyError, RepairReport, StrataDisk, check_recovery_key, facts};
 use zeroize::Zeroizing;
 
+use super::identity::Expected;
 use super::trouble::block_failure;
 
 /// A password. Its bytes are wiped when it goes.
@@ -30,6 +31,8 @@ pub struct ImageUse<'a> {
     pub password: Option<&'a Password>,
     /// Opens files that the image names, as the user consents to. Without it an image that names one is refused.
     pub named: Option<&'a OpenNamed<'a>>,
+    /// What a Strata disk is to be.
+    pub expected: Option<&'a Expected>,
 }
 
 impl<'a> ImageUse<'a> {
@@ -49,6 +52,8 @@ impl std::fmt::Debug for ImageUse<'_> {
 pub struct Image {
     /// The disk in it.
     pub backend: Arc<dyn DiskBackend>,
+    /// The same, where it is one of Strata.
+    pub strata: Option<Arc<StrataDisk>>,
     /// What it is.
     pub format: DiskFormat,
 }
@@ -81,52 +86,12 @@ pub fn open_image(file: File, what: &str, how: ImageUse<'_>) -> Result<Image, Fa
         Some(format) => format,
         None => detect(&file, what)?,
     };
-    let backend: Arc<dyn DiskBackend> = match format {
-        DiskFormat::Strata => Arc::new(open_strata(file, what, how.password, how.read_only)?),
-        other => {
-            let opened = benchtop_images::open(file, image_format(other), &how.options());
-            opened.map_err(|error| open_failure(what, &error))?
-        }
-    };
-    Ok(Image { backend, format })
-}
-
-/// What a Strata disk says of itself to anybody. Nothing authenticates it: it is for showing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StrataFacts {
-    /// Size of the disk.
-    pub size_bytes: u64,
-    /// It opens with a password only: a key slot is used.
-    pub encrypted: bool,
-}
-
-/// The key slots of a superblock: where they are, how many, and how long each. The first four bytes of an empty one are
-/// zeroes.
-const KEY_SLOTS_AT: usize = 256;
-const KEY_SLOTS: usize = 8;
-const KEY_SLOT_BYTES: usize = 128;
-
-/// Reads a Strata disk's superblocks (disk-formats/strata/docs/format.md, "Superblock"), without a lock or a password
-/// and whatever the length of its log. `None` where there is none that can be.
-pub fn strata_facts(file: &File) -> Option<StrataFacts> {
-    let mut newest: Option<(u64, StrataFacts)> = None;
-    for offset in [0, 64 << 10] {
-        let mut bytes = [0; KEY_SLOTS_AT + KEY_SLOTS * KEY_SLOT_BYTES];
-        if std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, offset).is_err() {
-            continue;
-        }
-        let Some((b"STRATA\x1a\n\x01\0\0\0", fields)) = bytes.split_first_chunk::<12>() else { continue };
-        let word = |at: usize| fields.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-        let (generation, size_bytes) = (word(20)?, word(28)?);
-        // A disk that is being decrypted has no cipher any more, and still its passwords.
-        let mut slots = bytes.get(KEY_SLOTS_AT..)?.chunks_exact(KEY_SLOT_BYTES);
-        let encrypted = slots.any(|slot| slot.first_chunk::<4>() != Some(&[0; 4]));
-        let possible = (512..=1 << 57).contains(&size_bytes) && size_bytes.is_multiple_of(512);
-        if possible && newest.is_none_or(|(newer, _)| newer < generation) {
-            newest = Some((generation, StrataFacts { size_bytes, encrypted }));
-        }
+    if format == DiskFormat::Strata {
+        let disk = Arc::new(open_strata(file, what, how)?);
+        return Ok(Image { backend: disk.clone(), strata: Some(disk), format });
     }
-    newest.map(|(_, facts)| facts)
+    let backend = benchtop_images::open(file, image_format(format), &how.options());
+    Ok(Image { backend: backend.map_err(|error| open_failure(what, &error))?, strata: None, format })
 }
 
 /// The images crate's word for a format.
@@ -154,36 +119,56 @@ pub fn open_failure(what: &str, error: &OpenError) -> Failure {
 /// A Strata disk whose file is open and locked, and which nobody has read yet. Opening the disk starts a thread, and a
 /// VM's threads start after the lock-down.
 pub struct StrataFile {
-    file: HostFile,
+    file: File,
     what: String,
     password: Option<Password>,
     read_only: bool,
+    expected: Option<Expected>,
 }
 
 impl StrataFile {
     /// Takes an open file and locks it.
     ///
     /// # Errors
-    /// It is in use, or encrypted and there is no password.
-    pub fn new(file: File, what: &str, password: Option<&Password>, read_only: bool) -> Result<Self, Failure> {
-        lock(&file, what, read_only)?;
-        if password.is_none() && strata_facts(&file).is_some_and(|facts| facts.encrypted) {
+    /// It is in use, another disk than what is expected, or encrypted and there is no password.
+    pub fn new(file: File, what: &str, how: ImageUse<'_>) -> Result<Self, Failure> {
+        lock(&file, what, how.read_only)?;
+        let facts = facts(&file);
+        // Again when it is opened, where it counts; here, so that nobody is asked for another disk's password.
+        if let (Some(expected), Some(facts)) = (how.expected, facts)
+            && facts.uuid != expected.identity.uuid
+        {
+            return Err(expected.other(what));
+        }
+        if how.password.is_none() && facts.is_some_and(|facts| facts.encrypted) {
             return Err(no_password(what));
         }
-        let file = HostFile::new(file, HostCache::Reads);
-        Ok(Self { file, what: what.to_owned(), password: password.cloned(), read_only })
+        let (password, expected) = (how.password.cloned(), how.expected.cloned());
+        Ok(Self { file, what: what.to_owned(), password, read_only: how.read_only, expected })
     }
 
     /// Opens the disk in it.
     ///
     /// # Errors
-    /// It is damaged, the password is wrong, or the host's.
+    /// It is damaged, not what is expected, the password is wrong, or the host's.
     pub fn open(self) -> Result<StrataDisk, Failure> {
-        let Self { file, what, password, read_only } = self;
-        StrataDisk::open(Arc::new(file), password.as_ref().map(|password| &password[..]), read_only).map_err(|error| {
+        let Self { file, what, password, read_only, expected } = self;
+        let options = benchtop_strata::OpenOptions {
+            password: password.as_ref().map(|password| &password[..]),
+            read_only,
+            expected: expected.as_ref().map(|expected| expected.identity),
+            accept_rollback: expected.as_ref().is_some_and(|expected| expected.accept_rollback),
+        };
+        let is_one = facts(&file).is_some();
+        let file = Arc::new(HostFile::new(file, HostCache::Reads));
+        StrataDisk::open_with(file, &options).map_err(|error| {
             let failure = block_failure(&what, &error);
-            match password.as_ref().and_then(mistyped_group) {
-                Some(group) if failure.kind == FailureKind::BadPassword => {
+            match (&expected, password.as_ref().and_then(mistyped_group)) {
+                (Some(expected), _) if !is_one && failure.kind == FailureKind::Failed => expected.no_strata(&what),
+                (Some(expected), _) if expected.refusal(&what, &error).is_some() => {
+                    expected.refusal(&what, &error).unwrap_or(failure)
+                }
+                (_, Some(group)) if failure.kind == FailureKind::BadPassword => {
                     failure.with_fix(format!("If that is a recovery key, group {group} of it is not right: try again."))
                 }
                 _ => failure,
@@ -204,34 +189,29 @@ fn mistyped_group(password: &Password) -> Option<usize> {
 ///
 /// # Errors
 /// As [`open_image`].
-pub fn open_strata(
-    file: File,
-    what: &str,
-    password: Option<&Password>,
-    read_only: bool,
-) -> Result<StrataDisk, Failure> {
-    StrataFile::new(file, what, password, read_only)?.open()
+pub fn open_strata(file: File, what: &str, how: ImageUse<'_>) -> Result<StrataDisk, Failure> {
+    StrataFile::new(file, what, how)?.open()
 }
 
-/// Looks for what of a Strata disk can not be read, and with `consent` takes it out of the map, as
-/// [`StrataDisk::repair`] does. Its file is locked, and open for writing if there is consent.
+/// Looks for what of a Strata disk can not be read and, unless it is read-only, takes that out of the map, as
+/// [`StrataDisk::repair`] does. Its file is locked, and open for writing then. However old it is: what is damaged may be
+/// its newest state.
 ///
 /// # Errors
 /// As [`open_image`], or nothing of the disk is left that could be opened.
-pub fn repair_strata(
-    file: File,
-    what: &str,
-    password: Option<&Password>,
-    consent: bool,
-) -> Result<(StrataDisk, RepairReport), Failure> {
-    lock(&file, what, !consent)?;
+pub fn repair_strata(file: File, what: &str, how: ImageUse<'_>) -> Result<(StrataDisk, RepairReport), Failure> {
+    lock(&file, what, how.read_only)?;
     let options = benchtop_strata::OpenOptions {
-        password: password.map(|password| &password[..]),
-        read_only: !consent,
-        ..Default::default()
+        password: how.password.map(|password| &password[..]),
+        read_only: how.read_only,
+        expected: how.expected.map(|expected| expected.identity),
+        accept_rollback: true,
     };
-    StrataDisk::repair(Arc::new(HostFile::new(file, HostCache::Reads)), &options, consent)
-        .map_err(|error| block_failure(what, &error))
+    let file = Arc::new(HostFile::new(file, HostCache::Reads));
+    StrataDisk::repair(file, &options, !how.read_only).map_err(|error| {
+        let refusal = how.expected.and_then(|expected| expected.refusal(what, &error));
+        refusal.unwrap_or_else(|| block_failure(what, &error))
+    })
 }
 
 /// Locks an image's file, which is open for writing unless `read_only`, for as long as it is open.
@@ -299,8 +279,9 @@ mod tests {
             password: Some((password.clone(), CHEAP)),
         };
         drop(StrataDisk::create(Arc::new(HostFile::new(open(&path), HostCache::Reads)), &options).unwrap());
-        assert_eq!(strata_facts(&open(&path)), Some(StrataFacts { size_bytes: 1 << 20, encrypted: true }));
-        assert_eq!(strata_facts(&tempfile::tempfile().unwrap()), None);
+        let said = facts(&open(&path)).unwrap();
+        assert_eq!((said.size_bytes, said.encrypted), (1 << 20, true));
+        assert_eq!(facts(&tempfile::tempfile().unwrap()), None);
         let how = ImageUse { password: Some(&password), ..ImageUse::default() };
         assert!(!format!("{how:?}").contains(&format!("{:?}", b's')), "{how:?}");
         let image = open_image(open(&path), "x", how).unwrap();

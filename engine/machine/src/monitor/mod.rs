@@ -16,6 +16,7 @@
 mod feed;
 pub mod firmware;
 pub mod host;
+pub mod identity;
 pub mod image;
 pub mod open;
 pub mod process;

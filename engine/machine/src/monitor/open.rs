@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use benchtop_block::{DiscardWrites, Disk, DiskBackend, DiskOptions};
 use benchtop_control::command::DeviceInfo;
-use benchtop_control::config::{BootFrom, CacheMode, DiskBus, DiskFormat, VmConfig};
+use benchtop_control::config::{BootFrom, CacheMode, DiskBus, DiskConfig, DiskFormat, VmConfig};
 use benchtop_control::{Bundle, Failure, FailureKind, Size};
 use benchtop_hypervisor::Hypervisor;
 use benchtop_images::IsoDisk;
+use benchtop_strata::{StrataDisk, facts};
 use uuid::Uuid;
 
+use super::identity::{self, Expected};
 use super::image::{self, ImageUse, Password, StrataFile};
 use super::{block_failure, firmware, host, hypervisor_failure};
 use crate::{CdPart, DirectKernel, DiskPart, Firmware, MachineEvent, MachineParts};
@@ -95,10 +97,11 @@ impl DiskFile {
     ///
     /// # Errors
     /// It is damaged, or its password is wrong.
-    fn open(self) -> Result<Disk, Failure> {
-        let image = match self.image {
+    fn open(self) -> Result<(Disk, Option<Arc<StrataDisk>>), Failure> {
+        let mut strata = None;
+        let image: Arc<dyn DiskBackend> = match self.image {
             Pending::Open(image) => image,
-            Pending::Strata(file) => Arc::new(file.open()?),
+            Pending::Strata(file) => strata.insert(Arc::new(file.open()?)).clone(),
         };
         let backend: Arc<dyn DiskBackend> = if self.discard_writes {
             // Half of the host's memory at most: the guest decides how much it writes.
@@ -107,24 +110,34 @@ impl DiskFile {
         } else {
             image
         };
-        Ok(Disk::new(backend, DiskOptions { cache: block_cache(self.cache), inline: false }))
+        Ok((Disk::new(backend, DiskOptions { cache: block_cache(self.cache), inline: false }), strata))
     }
 }
 
+/// What a machine is made of.
+pub(super) struct Parts {
+    /// The accelerator to make it with.
+    pub hypervisor: Box<dyn Hypervisor>,
+    /// Everything else.
+    pub machine: MachineParts,
+    /// The Strata disks among its disks, by name.
+    pub strata: Vec<(String, Arc<StrataDisk>)>,
+}
+
 impl Opened {
-    /// The parts of the machine, and the accelerator to make it with. To be called after the lock-down: what this opens
-    /// of the disks may start threads.
+    /// The parts of the machine. To be called after the lock-down: what this opens of the disks may start threads.
     ///
     /// # Errors
     /// A disk is damaged, or its password is wrong.
-    pub(super) fn into_parts(
-        self,
-        on_event: Arc<dyn Fn(MachineEvent) + Send + Sync>,
-    ) -> Result<(Box<dyn Hypervisor>, MachineParts), Failure> {
-        let part = |disk: VmDisk| {
-            Ok(DiskPart { name: disk.name, bus: disk.bus, disk: disk.image.open()?, serial: disk.serial })
-        };
-        let parts = MachineParts {
+    pub(super) fn into_parts(self, on_event: Arc<dyn Fn(MachineEvent) + Send + Sync>) -> Result<Parts, Failure> {
+        let mut strata = Vec::new();
+        let mut disks = Vec::new();
+        for disk in self.disks {
+            let (open, image) = disk.image.open()?;
+            strata.extend(image.map(|image| (disk.name.clone(), image)));
+            disks.push(DiskPart { name: disk.name, bus: disk.bus, disk: open, serial: disk.serial });
+        }
+        let machine = MachineParts {
             uuid: self.uuid,
             memory_bytes: self.memory.bytes(),
             cpus: self.cpus,
@@ -132,13 +145,13 @@ impl Opened {
             boot: self.boot,
             firmware: self.firmware,
             direct_kernel: self.direct_kernel,
-            disks: self.disks.into_iter().map(part).collect::<Result<_, Failure>>()?,
+            disks,
             cds: self.cds,
             // The session takes COM1's output from the events.
             no_reboot: self.no_reboot,
             on_event,
         };
-        Ok((self.hypervisor, parts))
+        Ok(Parts { hypervisor: self.hypervisor, machine, strata })
     }
 }
 
@@ -158,7 +171,9 @@ pub fn open_bundle(bundle: &Bundle, config: &VmConfig, password: Option<&Passwor
         let file = bundle.open_file(&disk.file, true).map_err(|error| cannot_open("disk", &path, &error))?;
         // The configuration says what it is; its content is the guest's and is not asked.
         // What it names lies outside the bundle, or is no disk of this VM: it is not opened.
-        let image = ImageUse { format: Some(disk.format), password, ..ImageUse::default() };
+        let expected = expected(bundle, disk)?;
+        let image =
+            ImageUse { format: Some(disk.format), password, expected: expected.as_ref(), ..ImageUse::default() };
         let how = DiskUse { cache: disk.cache, image };
         let image = disk_from_file(file, &path, how)?;
         devices.push(disk_info(&disk.name, disk.bus, &disk.file, &image));
@@ -192,6 +207,19 @@ pub fn open_bundle(bundle: &Bundle, config: &VmConfig, password: Option<&Passwor
     })
 }
 
+/// What one of a bundle's disks is to be: that of the record, where it has one.
+///
+/// # Errors
+/// The record can not be used.
+pub fn expected(bundle: &Bundle, disk: &DiskConfig) -> Result<Option<Expected>, Failure> {
+    if disk.format != DiskFormat::Strata {
+        return Ok(None);
+    }
+    let name = format!("{}:{}", bundle.folder_name(), disk.name);
+    let identity = identity::recall(bundle, &disk.name)?;
+    Ok(identity.map(|identity| Expected { name, identity, accept_rollback: false }))
+}
+
 /// Opens the accelerator.
 ///
 /// # Errors
@@ -220,8 +248,8 @@ fn disk_from_file(file: File, path: &Path, how: DiskUse<'_>) -> Result<DiskFile,
         None => image::detect(&file, &what)?,
     };
     let (image, size_bytes) = if format == DiskFormat::Strata {
-        let size_bytes = image::strata_facts(&file).map(|facts| facts.size_bytes);
-        (Pending::Strata(StrataFile::new(file, &what, how.password, how.read_only)?), size_bytes)
+        let size_bytes = facts(&file).map(|facts| facts.size_bytes);
+        (Pending::Strata(StrataFile::new(file, &what, how)?), size_bytes)
     } else {
         let image = image::open_image(file, &what, ImageUse { format: Some(format), ..how })?.backend;
         let size_bytes = Some(image.info().size_bytes);

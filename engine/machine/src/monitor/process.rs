@@ -172,6 +172,7 @@ impl Running {
             Err(error) => tracing::error!(%error, "clients can not be served"),
         }
         self.session.power_off();
+        self.session.record_end();
         let (_, reason) = self.session.feed().state();
         tracing::info!(reason = reason.as_deref().unwrap_or("none"), "the VM is off");
         clean(&self.folder);

@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::feed::{Feed, SerialFeed, SerialPump};
-use super::open::{self, Opened};
+use super::identity::Recorder;
+use super::open::{self, Opened, Parts};
 use super::trouble::machine_failure;
 use crate::{Machine, MachineError, MachineEvent};
 
@@ -39,6 +40,7 @@ pub struct Session {
     feed: Arc<Feed>,
     serial: Arc<SerialPump>,
     bundle: Option<Bundle>,
+    recorder: Option<Recorder>,
     screen: Mutex<Option<ScreenWriter>>,
     devices: Mutex<Vec<DeviceInfo>>,
     /// Pause and resume, with the state they lead to, one at a time.
@@ -69,14 +71,22 @@ impl Session {
             MachineEvent::Serial(bytes) => pump.take(bytes),
             event => told.machine_event(event),
         };
-        let (hypervisor, parts) = opened.into_parts(Arc::new(on_event))?;
+        let Parts { hypervisor, machine, strata } = opened.into_parts(Arc::new(on_event))?;
+        let recorder = match &about.bundle {
+            Some(bundle) => {
+                let bundle = bundle.try_clone().map_err(|error| Failure::from_io(what.as_str(), &error))?;
+                Some(Recorder::start(bundle, strata).map_err(|error| machine_failure(&what, &error))?)
+            }
+            None => None,
+        };
         let accel = hypervisor.name();
-        let machine = Machine::new(hypervisor.as_ref(), parts).map_err(|error| machine_failure(&what, &error))?;
+        let machine = Machine::new(hypervisor.as_ref(), machine).map_err(|error| machine_failure(&what, &error))?;
         Ok(Self {
             machine,
             feed,
             serial,
             bundle: about.bundle,
+            recorder,
             screen: Mutex::new(about.screen),
             devices,
             power: Mutex::new(()),
@@ -125,6 +135,13 @@ impl Session {
         self.machine.power_off();
         self.serial.end();
         self.feed.set_state(VmState::Off, None);
+    }
+
+    /// Makes the disks of a machine that is off durable, and records in the bundle how old they are.
+    pub fn record_end(&self) {
+        if let Some(recorder) = &self.recorder {
+            recorder.end();
+        }
     }
 
     /// The figures, with what only this process knows.
