@@ -19,7 +19,9 @@ use crate::address::Address;
 use crate::incoming::Incoming;
 use crate::protocol::{MAX_PAYLOAD_BYTES, MAX_STRING_BYTES, REQUEST_BYTES, Request, allocation, command, transmission};
 use crate::stream::Stream;
+use crate::tls::Tls;
 use handshake::Found;
+pub use handshake::{NO_SUCH_EXPORT, WANTS_TLS};
 use replies::{Expected, Table};
 
 /// How long connecting and the handshake may take, each.
@@ -61,12 +63,15 @@ impl NbdDisk {
     /// `Unsupported` where the server wants TLS, has no such export, has blocks larger than 512 bytes, or could be
     /// written but has no flush; `Corrupt` where it breaks the protocol; else the host's.
     pub fn connect(address: &Address, name: &str, read_only: bool) -> Result<Self, BlockError> {
-        let stream = match address {
-            Address::Unix(path) => UnixStream::connect(path).and_then(Stream::unix),
-            Address::Tcp(host, port) => connect_tcp(host, *port),
-        };
-        let failed = |error| BlockError::from_io(format!("can not connect to the NBD server at {address}"), error);
-        Self::open(stream.map_err(failed)?, name, read_only)
+        Self::open(dial(address)?, name, read_only, None)
+    }
+
+    /// As [`connect`](Self::connect), by TLS. A server without it is refused.
+    ///
+    /// # Errors
+    /// As there, and `Unsupported` for a server that is not to be trusted.
+    pub fn connect_with_tls(address: &Address, name: &str, read_only: bool, tls: &Tls) -> Result<Self, BlockError> {
+        Self::open(dial(address)?, name, read_only, Some(tls))
     }
 
     /// As [`connect`](Self::connect), on a socket that is connected already: for a process that may not connect itself.
@@ -74,8 +79,15 @@ impl NbdDisk {
     /// # Errors
     /// As there.
     pub fn from_unix(socket: UnixStream, name: &str, read_only: bool) -> Result<Self, BlockError> {
-        let failed = |error| BlockError::from_io("the NBD server's socket can not be used", error);
-        Self::open(Stream::unix(socket).map_err(failed)?, name, read_only)
+        Self::open(Stream::unix(socket).map_err(unusable)?, name, read_only, None)
+    }
+
+    /// As [`from_unix`](Self::from_unix), by TLS.
+    ///
+    /// # Errors
+    /// As [`connect_with_tls`](Self::connect_with_tls).
+    pub fn from_unix_with_tls(socket: UnixStream, name: &str, read_only: bool, tls: &Tls) -> Result<Self, BlockError> {
+        Self::open(Stream::unix(socket).map_err(unusable)?, name, read_only, Some(tls))
     }
 
     /// As [`from_unix`](Self::from_unix), for TCP.
@@ -83,16 +95,15 @@ impl NbdDisk {
     /// # Errors
     /// As there.
     pub fn from_tcp(socket: TcpStream, name: &str, read_only: bool) -> Result<Self, BlockError> {
-        let failed = |error| BlockError::from_io("the NBD server's socket can not be used", error);
-        Self::open(Stream::tcp(socket).map_err(failed)?, name, read_only)
+        Self::open(Stream::tcp(socket).map_err(unusable)?, name, read_only, None)
     }
 
-    fn open(stream: Stream, name: &str, read_only: bool) -> Result<Self, BlockError> {
+    fn open(mut stream: Stream, name: &str, read_only: bool, tls: Option<&Tls>) -> Result<Self, BlockError> {
         let unsupported = |why: &str| Err(BlockError::new(BlockErrorKind::Unsupported, why));
         if name.len() > MAX_STRING_BYTES || name.contains('\0') {
             return unsupported("an NBD export's name has at most 4096 bytes, none of them 0");
         }
-        let found = handshake::run(&stream, name, PATIENCE)?;
+        let found = handshake::run(&mut stream, name, PATIENCE, tls)?;
         let read_only = read_only || found.has(transmission::READ_ONLY);
         if found.size_bytes < SECTOR_BYTES {
             return unsupported("the NBD export does not hold even one sector");
@@ -255,6 +266,18 @@ impl NbdDisk {
         }
         Ok(())
     }
+}
+
+fn unusable(error: io::Error) -> BlockError {
+    BlockError::from_io("the NBD server's socket can not be used", error)
+}
+
+fn dial(address: &Address) -> Result<Stream, BlockError> {
+    let stream = match address {
+        Address::Unix(path) => UnixStream::connect(path).and_then(Stream::unix),
+        Address::Tcp(host, port) => connect_tcp(host, *port),
+    };
+    stream.map_err(|error| BlockError::from_io(format!("can not connect to the NBD server at {address}"), error))
 }
 
 fn connect_tcp(host: &str, port: u16) -> io::Result<Stream> {

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! Both speak the fixed newstyle handshake, structured replies and the `base:allocation` context of the NBD protocol
-//! (doc/proto.md of the NetworkBlockDevice project, which every mention of "the protocol" here means). Not here: TLS,
-//! extended headers, resizing, several exports on one server, and reconnecting a lost client. Each is refused with an
-//! error that names it.
+//! (doc/proto.md of the NetworkBlockDevice project, which every mention of "the protocol" here means). The client speaks TLS
+//! where it is told to. Not here: TLS for servers, extended headers, resizing, several exports on one server, and
+//! reconnecting a lost client. Each is refused with an error that names it.
 //!
 //! Trust: the peer is hostile. Every field is checked, a connection's memory is bounded ([`ServerOptions`] says by
 //! what), the handshake has a deadline, and nothing panics. There is no authentication, so a server listens on a unix
@@ -27,9 +27,11 @@ mod listener;
 mod protocol;
 mod server;
 mod stream;
+mod tls;
 
-pub use address::Address;
-pub use client::NbdDisk;
+pub use address::{Address, Uri};
+pub use client::{NO_SUCH_EXPORT, NbdDisk, WANTS_TLS};
 pub use listener::Listener;
 pub use protocol::MAX_PAYLOAD_BYTES;
 pub use server::{Export, Server, ServerOptions};
+pub use tls::Tls;

@@ -6,13 +6,21 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use crate::tls::{Ready, Session};
+
 /// One end of a connection. Sending and receiving take `&self`; who does which when is the caller's to order.
 #[derive(Debug)]
-pub(crate) struct Stream(OwnedFd);
+pub(crate) struct Stream {
+    socket: OwnedFd,
+    tls: Option<Box<Session>>,
+    /// Of the limit, for what takes several calls.
+    deadline: Mutex<Option<Instant>>,
+}
 
 impl Stream {
     /// Of a unix socket.
@@ -21,7 +29,16 @@ impl Stream {
     /// The host's.
     pub fn unix(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(false)?;
-        Ok(Self(socket.into()))
+        Ok(Self::new(socket.into()))
+    }
+
+    fn new(socket: OwnedFd) -> Self {
+        Self { socket, tls: None, deadline: Mutex::new(None) }
+    }
+
+    /// From here on everything is encrypted.
+    pub fn encrypt(&mut self, session: Session) {
+        self.tls = Some(Box::new(session));
     }
 
     /// Of a TCP socket; small replies leave at once.
@@ -31,16 +48,23 @@ impl Stream {
     pub fn tcp(socket: TcpStream) -> io::Result<Self> {
         socket.set_nonblocking(false)?;
         socket.set_nodelay(true)?;
-        Ok(Self(socket.into()))
+        Ok(Self::new(socket.into()))
     }
 
     /// Sends all of `bytes`, in one call unless the socket's buffer is full.
     ///
     /// # Errors
     /// The host's; `TimedOut` after a [`limit`](Self::limit).
-    pub fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    pub fn send_all(&self, bytes: &[u8]) -> io::Result<()> {
+        match &self.tls {
+            None => self.send_plain(bytes),
+            Some(tls) => tls.send(bytes, |bytes| self.send_plain(bytes)),
+        }
+    }
+
+    fn send_plain(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match send(&self.0, bytes, SendFlags::NOSIGNAL) {
+            match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
@@ -54,10 +78,24 @@ impl Stream {
     /// Waits for bytes and takes what fits: how many, 0 at the end of the stream or where `into` is empty.
     ///
     /// # Errors
-    /// As [`send_all`](Self::send_all).
+    /// As [`send_all`](Self::send_all), and `InvalidData` for what is no TLS where that is spoken.
     pub fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &self.tls else { return self.receive_plain(into, RecvFlags::empty()) };
         loop {
-            match recv(&self.0, &mut *into, RecvFlags::empty()) {
+            match tls.receive(into, |into| self.receive_plain(into, RecvFlags::empty()))? {
+                Ready::Bytes(count) => return Ok(count),
+                // A record that drips in shall not outlast the limit, which is that of one call.
+                Ready::Nothing if self.deadline.lock().is_some_and(|deadline| deadline <= Instant::now()) => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Ready::Nothing => {}
+            }
+        }
+    }
+
+    fn receive_plain(&self, into: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+        loop {
+            match recv(&self.socket, &mut *into, flags) {
                 Ok((_, count)) => return Ok(count),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
@@ -66,18 +104,14 @@ impl Stream {
         }
     }
 
-    /// As [`receive`](Self::receive), but `None` where it would wait.
+    /// As [`receive`](Self::receive), but `None` where it would wait. Not for TLS, which only clients speak here.
     ///
     /// # Errors
     /// The host's.
     pub fn receive_now(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
-        loop {
-            match recv(&self.0, &mut *into, RecvFlags::DONTWAIT) {
-                Ok((_, count)) => return Ok(Some(count)),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
+        match self.receive_plain(into, RecvFlags::DONTWAIT) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
+            result => result.map(Some),
         }
     }
 
@@ -101,20 +135,21 @@ impl Stream {
     /// # Errors
     /// The host's.
     pub fn limit(&self, time: Option<Duration>) -> io::Result<()> {
-        set_socket_timeout(&self.0, Timeout::Recv, time)?;
-        set_socket_timeout(&self.0, Timeout::Send, time)?;
+        *self.deadline.lock() = time.and_then(|time| Instant::now().checked_add(time));
+        set_socket_timeout(&self.socket, Timeout::Recv, time)?;
+        set_socket_timeout(&self.socket, Timeout::Send, time)?;
         Ok(())
     }
 
     /// Receiving ends after what has arrived already; sending goes on.
     pub fn end_receiving(&self) {
         // A peer that is gone already is as good.
-        shutdown(&self.0, Shutdown::Read).unwrap_or_default();
+        shutdown(&self.socket, Shutdown::Read).unwrap_or_default();
     }
 
     /// Ends both directions and wakes whoever waits.
     pub fn end(&self) {
-        shutdown(&self.0, Shutdown::Both).unwrap_or_default();
+        shutdown(&self.socket, Shutdown::Both).unwrap_or_default();
     }
 }
 
@@ -129,7 +164,12 @@ impl<'a> Hurried<'a> {
     /// `stream`, for `time` from now on.
     pub fn new(stream: &'a Stream, time: Duration) -> Self {
         let now = Instant::now();
-        Self { stream, deadline: now.checked_add(time).unwrap_or(now) }
+        Self::until(stream, now.checked_add(time).unwrap_or(now))
+    }
+
+    /// `stream`, until then.
+    pub fn until(stream: &'a Stream, deadline: Instant) -> Self {
+        Self { stream, deadline }
     }
 
     fn remaining(&self) -> io::Result<Duration> {
@@ -163,6 +203,23 @@ impl<'a> Hurried<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What comes next, at least a byte: how many.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn receive_some(&self, into: &mut [u8]) -> io::Result<usize> {
+        self.stream.limit(Some(self.remaining()?))?;
+        match self.stream.receive(into)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        }
+    }
+
+    /// When it must be done.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// The next `N` bytes.

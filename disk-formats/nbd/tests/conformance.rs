@@ -10,7 +10,7 @@ use benchtop_block::conformance::{self, read, write};
 use benchtop_block::fault::{FaultDisk, FaultPlan};
 use benchtop_block::{BlockErrorKind, CacheMode, DiscardBehavior, DiskBackend, ExtentKind, MemoryDisk};
 use benchtop_memory::VolatileSlice;
-use benchtop_nbd::{Address, Export, Listener, NbdDisk, Server, ServerOptions};
+use benchtop_nbd::{Address, Export, Listener, NbdDisk, Server, ServerOptions, Uri};
 
 fn server(backend: Arc<dyn DiskBackend>, read_only: bool) -> Server {
     let (name, description) = ("disk".to_owned(), String::new());
@@ -83,7 +83,8 @@ fn conforms_read_only_over_tcp_and_a_socket_with_a_name() {
     let address = tcp.tcp_address().unwrap();
     server.listen(tcp).unwrap();
     server.listen(Listener::unix(&path).unwrap()).unwrap();
-    let (unix, no_name) = Address::parse_uri(&format!("nbd+unix:///?socket={}", path.display())).unwrap();
+    let uri = Uri::parse(&format!("nbd+unix:///?socket={}", path.display())).unwrap();
+    let (unix, no_name) = (uri.address, uri.export);
     let tcp = Address::Tcp("127.0.0.1".to_owned(), address.port());
     conformance::read_only(&NbdDisk::connect(&tcp, "disk", false).unwrap(), &bytes);
     conformance::read_only(&NbdDisk::connect(&unix, &no_name, false).unwrap(), &bytes);

@@ -170,7 +170,8 @@ fn fio_verifies_what_it_writes() {
     let bench = Bench::new();
     let uri = format!("--uri=nbd+unix:///?socket={}", bench.path("nbd.sock"));
     let arguments = ["--name=v", "--ioengine=nbd", &uri, "--rw=randwrite", "--bsrange=512-128k", "--iodepth=16"];
-    let verify = ["--verify=crc32c", "--size=16M", "--io_size=32M", "--fsync=50", "--verify_fatal=1"];
+    let verify =
+        ["--verify=crc32c", "--size=16M", "--io_size=32M", "--fsync=50", "--verify_fatal=1", "--verify_state_save=0"];
     run("fio", &[&arguments[..], &verify].concat());
     bench.end();
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use benchtop_block::DiskBackend;
 use benchtop_memory::VolatileSlice;
-use benchtop_nbd::NbdDisk;
+use benchtop_nbd::{NbdDisk, Tls};
 
 use super::Input;
 
@@ -17,6 +17,18 @@ const MAX_REQUESTS: u64 = 32;
 /// What the server sends at most, in bytes: less than a socket holds.
 const MAX_BYTES: usize = 96 << 10;
 const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\0\x03";
+/// An authority that vouches for nobody: its key was thrown away.
+const AUTHORITY: &[u8] = b"\
+-----BEGIN CERTIFICATE-----
+MIIBejCCAR+gAwIBAgIUIQjokjI4UafbUkDd4kp288nDwWgwCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGbm9ib2R5MCAXDTI2MTEyNzAxNDYyMFoYDzIxMjYxMTAzMDE0
+NjIwWjARMQ8wDQYDVQQDDAZub2JvZHkwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AATPxlf99bcKeOawXjHqZAi9XZp3v6tq0ksOQtSOARrTQ6oymDkYT6zCYEb5GrnB
+98j7fgmsnxtAFyZnaM0KbJlVo1MwUTAdBgNVHQ4EFgQUhD+CAT6VtZqdCkkb1B/m
+maXEYOUwHwYDVR0jBBgwFoAUhD+CAT6VtZqdCkkb1B/mmaXEYOUwDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAq1s8fINIG2UG11gXMCdnL2Tce3cN
+H6gTFgntp6XvDa4CIQCxdnFObfDQEP+eB4X2k28TI3nb6/8JamD4AMcX0D2kRQ==
+-----END CERTIFICATE-----";
 
 /// What the client is made to do; it sends few enough bytes to fit the socket.
 #[derive(Clone, Copy, Debug)]
@@ -179,7 +191,22 @@ pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let mode = input.byte();
     let (mut bytes, mut calls) = (Vec::new(), Vec::new());
-    if mode & 7 == 0 {
+    let tls = mode & 0x20 != 0;
+    if tls {
+        // As far as a server comes that nobody vouches for: all the rest is records of TLS, or none.
+        bytes.extend_from_slice(GREETING);
+        reply(&mut bytes, 5, if mode & 7 == 0 { 0x8000_0001 } else { 1 }, &[]);
+        let mut records = input.byte() % 8;
+        while records > 0 && !input.is_empty() {
+            let (kind, len) = (20 + input.byte() % 5, usize::from(input.word() % 1024));
+            let body = input.take(len);
+            bytes.extend_from_slice(&[kind, 3, 3]);
+            bytes.extend_from_slice(&(body.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(&body);
+            records -= 1;
+        }
+        bytes.extend_from_slice(input.0);
+    } else if mode & 7 == 0 {
         bytes.extend_from_slice(input.0);
         calls.extend((0..4).map(|_| Call::new(&mut input)));
     } else {
@@ -202,7 +229,16 @@ pub fn run(data: &[u8]) {
     if theirs.write_all(&bytes).and_then(|()| theirs.shutdown(Shutdown::Write)).is_err() {
         return;
     }
-    if let Ok(disk) = NbdDisk::from_unix(ours, "disk", mode & 0x10 != 0) {
+    let read_only = mode & 0x10 != 0;
+    let disk = match tls {
+        false => NbdDisk::from_unix(ours, "disk", read_only),
+        true => {
+            let tls = Tls::new(AUTHORITY, None, "localhost");
+            tls.and_then(|tls| NbdDisk::from_unix_with_tls(ours, "disk", read_only, &tls))
+        }
+    };
+    assert!(!tls || disk.is_err(), "a server that nobody vouches for was taken");
+    if let Ok(disk) = disk {
         let disk: Arc<dyn DiskBackend> = Arc::new(disk);
         assert!(disk.info().size_bytes.is_multiple_of(512));
         calls.iter().for_each(|call| call.run(&*disk));

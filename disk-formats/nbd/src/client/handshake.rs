@@ -9,11 +9,17 @@ use crate::protocol::{
     ALLOCATION, Fields, GREETING, MAX_PAYLOAD_BYTES, OPTION, OPTION_REPLY, handshake, info, option, reply,
 };
 use crate::stream::{Hurried, Stream};
+use crate::tls::{self, Tls};
 
 /// Data of one reply at most, in bytes; a description of 4096 fits.
 const MAX_REPLY_BYTES: u32 = 64 << 10;
 /// Replies to one option at most.
 const MAX_REPLIES: usize = 128;
+
+/// The text of the error for a server that has no such export.
+pub const NO_SUCH_EXPORT: &str = "the NBD server has no export of this name";
+/// The text of the error for a server that only speaks to clients with TLS.
+pub const WANTS_TLS: &str = "the NBD server wants TLS";
 
 /// What the server is and has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,14 +55,27 @@ fn lost(error: io::Error) -> BlockError {
     BlockError::from_io("the handshake with the NBD server failed", error)
 }
 
-/// Agrees on the export `name` within `time`.
+/// Agrees on the export `name` within `time`, by TLS where that is asked for and never without it then.
 ///
 /// # Errors
 /// `Unsupported` for what the server wants or lacks, `Corrupt` where it breaks the protocol, or the host's.
-pub(super) fn run(stream: &Stream, name: &str, time: Duration) -> Result<Found, BlockError> {
-    let stream = Hurried::new(stream, time);
-    let session = Session { stream: &stream, name: name.as_bytes() };
+pub(super) fn run(stream: &mut Stream, name: &str, time: Duration, tls: Option<&Tls>) -> Result<Found, BlockError> {
+    let hurried = Hurried::new(stream, time);
+    let deadline = hurried.deadline();
+    let session = Session { stream: &hurried, name: name.as_bytes() };
     let no_zeroes = session.greet()?;
+    let encrypted = match tls {
+        Some(tls) => {
+            session.ask(option::STARTTLS, &[], |_, _| Ok(()))?.map_err(Refused::into_no_tls)?;
+            Some(tls::Session::begin(&hurried, tls)?)
+        }
+        None => None,
+    };
+    if let Some(encrypted) = encrypted {
+        stream.encrypt(encrypted);
+    }
+    let stream = Hurried::until(stream, deadline);
+    let session = Session { stream: &stream, name: name.as_bytes() };
     let structured = session.ask(option::STRUCTURED_REPLY, &[], |_, _| Ok(()))?.is_ok();
     let allocation = if structured { session.choose_allocation()? } else { None };
     let mut found = Found {
@@ -86,11 +105,15 @@ struct Refused {
 }
 
 impl Refused {
+    fn into_no_tls(self) -> BlockError {
+        unsupported(format!("the NBD server has no TLS (it refused with {:#x})", self.kind))
+    }
+
     fn into_error(self) -> BlockError {
         let Self { kind, text } = self;
         match kind {
-            reply::TLS_REQUIRED => unsupported("the NBD server wants TLS, which is not built"),
-            reply::UNKNOWN => unsupported("the NBD server has no export of this name"),
+            reply::TLS_REQUIRED => unsupported(WANTS_TLS),
+            reply::UNKNOWN => unsupported(NO_SUCH_EXPORT),
             reply::POLICY => unsupported(format!("the NBD server does not allow this: {text}")),
             reply::BLOCK_SIZE_REQUIRED => unsupported(format!("the NBD server needs block sizes agreed on: {text}")),
             reply::SHUTDOWN => BlockError::new(BlockErrorKind::Io, "the NBD server is shutting down"),
@@ -219,7 +242,7 @@ impl Session<'_> {
         self.send(option::EXPORT_NAME, self.name)?;
         // The server can only hang up on a name it does not know.
         let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => unsupported("the NBD server has no export of this name"),
+            io::ErrorKind::UnexpectedEof => unsupported(NO_SUCH_EXPORT),
             _ => lost(error),
         };
         found.size_bytes = u64::from_be_bytes(self.stream.array().map_err(failed)?);
