@@ -71,7 +71,7 @@ impl Bundle {
     pub fn disk_identity(&self, disk: &str) -> Result<Option<DiskIdentity>, Failure> {
         let path = path_of(disk);
         let refused = |why: String| {
-            let name = format!("{}:{disk}", self.folder_name());
+            let name = format!("{}:{disk}", self.typed_name());
             let what = format!("can not tell whether {name} is the disk that was last open");
             let why = format!("{} says that. {why}", self.path().join(&path).display());
             let fix = format!(

@@ -38,6 +38,15 @@ pub struct Library {
     folder: PathBuf,
 }
 
+impl Bundle {
+    /// By what a user can name it on a command line: its name in the library, else its path.
+    pub fn typed_name(&self) -> String {
+        let folder = self.path().parent();
+        let in_library = Library::of_user().is_ok_and(|library| Some(library.folder()) == folder);
+        if in_library { self.folder_name() } else { self.path().display().to_string() }
+    }
+}
+
 /// A bundle that turned out to be a copy and got an identity of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewIdentity {
