@@ -59,7 +59,9 @@ fn split(text: &str) -> Result<(&str, DriveOptions), Failure> {
                 _ => return Err(usage(text, format!("`{value}` is no disk controller."))),
             },
             "cache" => options.cache = CacheMode::from_str(value).map_err(|why| usage(text, why))?,
-            "format" if value == "nbd" => return Err(not_built("disks that an NBD server has")),
+            "format" if value == "nbd" => {
+                return Err(usage(text, "A disk that a server has is named by URI: nbd://HOST/EXPORT."));
+            }
             "format" => {
                 options.format = Some(DiskFormat::from_str(value).map_err(|why| usage(text, format!("{why}.")))?);
             }

@@ -1,4 +1,4 @@
-//! A disk on the command line, `FILE[,format=F]` or `VM:DISK`, opened with the user's password and consent.
+//! A disk on the command line, `FILE[,format=F]`, `VM:DISK` or an NBD URI, opened with the user's password and consent.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -13,6 +13,7 @@ use benchtop_images::{Named, NamedFile, NamedRole, OpenOptions};
 use benchtop_machine::monitor::identity::{self, Expected, settle};
 use benchtop_machine::monitor::image::{self, Image, ImageUse, Password};
 use benchtop_machine::monitor::open::{expected, open_plain};
+use benchtop_nbd::{NbdDisk, Uri};
 use benchtop_strata::{Identity, StrataDisk};
 use clap::Args;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -20,6 +21,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use crate::drives::DiskFile;
 use crate::output::Output;
 use crate::password::PasswordArgs;
+use crate::remote::{self, TlsArgs};
 use crate::target::Target;
 
 /// What the user gives or allows for opening images.
@@ -31,6 +33,9 @@ pub struct Access {
     /// Allow opening this file if an image names it
     #[arg(long = "allow-file", value_name = "FILE")]
     pub allowed: Vec<PathBuf>,
+    /// For disks that a server has.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// A disk as it was named.
@@ -44,6 +49,8 @@ pub struct Source {
     pub format: Option<DiskFormat>,
     /// The VM it is of.
     owner: Option<Owner>,
+    /// The server that has it.
+    remote: Option<Uri>,
     /// Another disk that is open holds the bundle's lock.
     is_locked: bool,
     /// An older copy than the VM remembers will do.
@@ -109,6 +116,18 @@ impl<T: Strata> Opened<T> {
             owner.remember(identity);
         }
     }
+
+    /// As [`remember`](Self::remember), where it is what was asked for.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn accept(&self, what: &str) -> Result<(), Failure> {
+        match (&self.owner, self.disk.strata()) {
+            (Some(owner), Some(disk)) => identity::record(&owner.bundle, &owner.disk.name, &disk.identity())
+                .map_err(|error| Failure::from_io(what, &error)),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl<T: Strata> Drop for Opened<T> {
@@ -133,7 +152,31 @@ impl Owner {
 impl Source {
     /// The disk in a file.
     pub fn of_file(path: PathBuf, format: Option<DiskFormat>) -> Self {
-        Self { name: path.display().to_string(), path, format, owner: None, is_locked: false, accept_rollback: false }
+        let name = path.display().to_string();
+        Self { name, path, format, owner: None, remote: None, is_locked: false, accept_rollback: false }
+    }
+
+    /// The disk that a server has.
+    ///
+    /// # Errors
+    /// The URI is wrong, or the format.
+    pub fn of_export(uri: String, format: Option<DiskFormat>) -> Result<Self, Failure> {
+        let remote = Some(remote::parse(&uri)?);
+        if let Some(format) = format.filter(|format| *format != DiskFormat::Raw) {
+            let why = format!("What a server has is the disk itself; a {format} image in it is not looked into.");
+            let fix = "Let the server open the image, or copy the export into a file first.";
+            return Err(Failure::new(FailureKind::Usage, format!("can not use {uri}"), why, fix));
+        }
+        Ok(Self { remote, ..Self::of_file(uri.into(), Some(DiskFormat::Raw)) })
+    }
+
+    /// The server that has it, connected, if one has.
+    ///
+    /// # Errors
+    /// As [`remote::connect`].
+    pub fn connect(&self, access: &TlsArgs, read_only: bool) -> Result<Option<Arc<NbdDisk>>, Failure> {
+        let Some(uri) = &self.remote else { return Ok(None) };
+        remote::connect(&self.what("use"), uri, access, read_only).map(Some)
     }
 
     /// Finds what `text` names; nothing is opened yet.
@@ -146,6 +189,9 @@ impl Source {
         if options.cache != CacheMode::default() {
             let why = "It says how to cache, and no VM is about to use it.";
             return Err(Failure::new(FailureKind::Usage, format!("can not use `{text}`"), why, "Name the disk alone."));
+        }
+        if Uri::is_one(&plain) {
+            return Self::of_export(plain, options.format);
         }
         let name = VmName::parse(&plain);
         let Some(device) = &name.device else { return Ok(Self::of_file(path, options.format)) };
@@ -170,7 +216,7 @@ impl Source {
         }
         // A VM's disk is what its configuration says; its content is the guest's and is not asked.
         let owner = Some(Owner { disk: found.clone(), bundle: Arc::new(target.bundle) });
-        Ok(Self { name: plain, path, format: Some(format), owner, is_locked: false, accept_rollback: false })
+        Ok(Self { name: plain, owner, ..Self::of_file(path, Some(format)) })
     }
 
     /// Says that `other` will be open as long as this one: two disks of a VM share its lock.
@@ -207,7 +253,11 @@ impl Source {
         match expected(&owner.bundle, &owner.disk) {
             // A record of which nothing is known takes any disk.
             Err(failure) if self.accept_rollback && failure.kind == FailureKind::Integrity => Ok(None),
-            result => Ok(result?.map(|expected| Expected { accept_rollback: self.accept_rollback, ..expected })),
+            result => Ok(result?.map(|expected| Expected {
+                name: self.name.clone(),
+                accept_rollback: self.accept_rollback,
+                ..expected
+            })),
         }
     }
 
@@ -241,6 +291,11 @@ impl Source {
     /// The host's, or it is no regular file.
     pub fn file(&self, writable: bool) -> Result<File, Failure> {
         let what = || self.what("open");
+        if self.remote.is_some() {
+            let why = "A server has it, and this is done to files only.";
+            let fix = "Do it where the file is, or copy the disk first: benchtop disk convert.";
+            return Err(Failure::new(FailureKind::Failed, what(), why, fix));
+        }
         let file = match &self.owner {
             Some(owner) => owner.bundle.open_file(&owner.disk.file, writable),
             None => open_plain(&self.path, writable),
@@ -284,6 +339,10 @@ impl Source {
     /// # Errors
     /// It is in use, damaged, encrypted and the password is not right, names files without consent, or the host's.
     pub fn open(&self, output: &Output, access: &Access, read_only: bool) -> Result<Opened<Image>, Failure> {
+        if let Some(backend) = self.connect(&access.tls, read_only)? {
+            let image = Image { backend, strata: None, format: DiskFormat::Raw };
+            return Ok(Opened::new(self, image, None, !read_only, None));
+        }
         let lock = self.lock()?;
         let what = self.what(if read_only { "read" } else { "write" });
         let expected = self.expected()?;

@@ -11,6 +11,7 @@ mod output;
 mod password;
 mod plain;
 mod progress;
+mod remote;
 mod signals;
 mod target;
 mod verbs;

@@ -93,6 +93,16 @@ fn an_old_copy_is_refused_until_it_is_accepted() {
     assert!([0, 7].contains(&now.code), "{}", now.stderr);
     world.ok(ACCEPT);
     assert!(world.ok(["disk", "snap", "list", "one:disk0"]).stdout.contains("first"));
+    // A bundle outside of the library is named by its path.
+    std::fs::rename(world.bundle("one"), world.path("one.benchtop")).unwrap();
+    std::fs::write(world.path("one.benchtop/disks/disk0.strata"), &old).unwrap();
+    let failed = world.fails(7, ["disk", "check", "./one.benchtop:disk0"]);
+    assert!(failed.stderr.contains("'./one.benchtop:disk0' --accept-rollback"), "{}", failed.stderr);
+    if can_run_vms("an_old_copy_is_refused_until_it_is_accepted") {
+        let failed = world.fails(7, ["start", "./one.benchtop"]);
+        let name = format!("'{}:disk0' --accept-rollback", world.path("one.benchtop").display());
+        assert!(failed.stderr.contains(&name), "{}", failed.stderr);
+    }
     // Of what nobody remembers nothing can be accepted.
     world.ok(["disk", "create", "alone.strata", "--size", "1M"]);
     world.fails(2, ["disk", "check", "alone.strata", "--accept-rollback"]);

@@ -13,6 +13,7 @@ use benchtop_machine::monitor::image::ImageUse;
 use benchtop_machine::monitor::open::{self, DiskUse, Opened, VmDisk};
 use benchtop_machine::monitor::{firmware, host};
 use benchtop_machine::{CdPart, DirectKernel};
+use benchtop_nbd::Uri;
 use clap::Args;
 
 use crate::cli::AccelChoice;
@@ -33,7 +34,7 @@ pub struct Boot {
     #[arg(
         long = "disk",
         value_name = "FILE",
-        help = "Disk: FILE[,bus=ide][,cache=writethrough|writeback|unsafe][,format=strata|raw|…]"
+        help = "Disk: FILE or nbd://HOST/EXPORT[,bus=ide][,cache=writethrough|writeback|unsafe][,format=strata|raw|…]"
     )]
     pub disks: Vec<String>,
     /// Kernel to start: bzImage or PVH ELF
@@ -153,13 +154,23 @@ impl Boot {
         for (index, text) in self.disks.iter().enumerate() {
             let file = DiskFile::parse(text)?;
             let (cache, format, read_only) = (file.options.cache, file.options.format, self.discard_writes);
-            let source = Source::of_file(file.path.clone(), format);
-            let (disk, _) = self.access.password.unlock(output, &source.name, |password| {
-                source.with_named(output, &self.access, |options| {
-                    let image = ImageUse { format, read_only, password, named: options.named, expected: None };
-                    open::open_disk(&file.path, DiskUse { cache, image })
-                })
-            })?;
+            let text = file.path.to_str().unwrap_or_default();
+            let source = match Uri::is_one(text) {
+                true => Source::of_export(text.to_owned(), format)?,
+                false => Source::of_file(file.path.clone(), format),
+            };
+            let disk = match source.connect(&self.access.tls, read_only)? {
+                Some(connected) => open::connected_disk(connected, cache, read_only),
+                None => {
+                    let opened = self.access.password.unlock(output, &source.name, |password| {
+                        source.with_named(output, &self.access, |options| {
+                            let image = ImageUse { format, read_only, password, named: options.named, expected: None };
+                            open::open_disk(&file.path, DiskUse { cache, image })
+                        })
+                    })?;
+                    opened.0
+                }
+            };
             let name = format!("disk{index}");
             devices.push(open::disk_info(&name, file.options.bus, &file.path, &disk));
             disks.push(VmDisk { name, bus: file.options.bus, image: disk, serial: format!("BTBOOT{index:02}") });

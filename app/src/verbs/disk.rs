@@ -30,7 +30,8 @@ use crate::output::Output;
 #[derive(Debug, Args)]
 #[command(
     after_help = "A disk is FILE, FILE,format=F for a file whose signature misleads, or VM:DISK for a disk of a \
-    VM that is off."
+    VM that is off. info, map, convert, compare and serve also take what an NBD server has: nbd://HOST[:PORT]/EXPORT, \
+    nbd+unix:///EXPORT?socket=PATH, and with TLS nbds:// and nbds+unix:// (--tls-ca)."
 )]
 pub struct Disk {
     /// What to do

@@ -141,6 +141,11 @@ impl NbdDisk {
         })
     }
 
+    /// Whether the server lets nobody write, however the disk was opened.
+    pub fn is_read_only(&self) -> bool {
+        self.found.has(transmission::READ_ONLY)
+    }
+
     /// Data of one request at most, whole sectors.
     fn transfer_bytes(&self) -> usize {
         let limit = self.found.max_block_bytes.min(TRANSFER_BYTES);

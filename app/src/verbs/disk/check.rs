@@ -116,7 +116,7 @@ impl Check {
             })?;
             let found = opened.disk.check();
             if self.accept_rollback {
-                opened.remember();
+                opened.accept(&source.what("accept an older copy of"))?;
                 output.remark(&format!("from now on {} is as old as this", source.name));
             }
             return Report {

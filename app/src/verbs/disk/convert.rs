@@ -8,6 +8,7 @@ use benchtop_control::config::DiskFormat;
 use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_machine::monitor::image::{Image, ImageUse, Password, open_image};
 use benchtop_machine::monitor::open::open_plain;
+use benchtop_nbd::Uri;
 use benchtop_strata::Retention;
 use clap::Args;
 
@@ -24,7 +25,7 @@ use crate::signals::Signals;
 pub struct Convert {
     /// Disk to copy: FILE[,format=F] or VM:DISK
     pub source: String,
-    /// File to make
+    /// File to make, or the export of an NBD server to write
     pub target: PathBuf,
     /// What the new image is like.
     #[command(flatten)]
@@ -86,6 +87,9 @@ impl Convert {
         let format = format_of(&self.target, args.format);
         check_encrypt(format, args.encrypt, &what)?;
         let source = Source::find(&self.source)?;
+        if let Some(uri) = self.target.to_str().filter(|text| Uri::is_one(text)) {
+            return self.run_to_export(output, &source, Source::of_export(uri.to_owned(), args.format)?);
+        }
         check_target(&self.target, args.force)?;
         let opened = source.open(output, &self.access, true)?;
         let password = match args.encrypt {
@@ -105,6 +109,60 @@ impl Convert {
         });
         output.done("disk.convert", &fields, || copied.text(&name, format, size_bytes, args.verify))
     }
+}
+
+impl Convert {
+    /// Copies into what a server has already.
+    fn run_to_export(&self, output: &Output, source: &Source, target: Source) -> Result<(), Failure> {
+        let args = &self.target_args;
+        let what = target.what("write");
+        if args.encrypt {
+            let why = "What a server has is written as it is: encrypting it is the server's to do.";
+            return Err(Failure::new(FailureKind::Usage, what, why, "Leave --encrypt out."));
+        }
+        if !args.force {
+            let why = "What it holds now would be lost.";
+            return Err(Failure::new(FailureKind::Failed, what, why, "Replace it with --force."));
+        }
+        let opened = source.open(output, &self.access, true)?;
+        let Some(export) = target.connect(&self.access.tls, false)? else { return Ok(()) };
+        if opened.password.is_some() {
+            output.warning(&format!("{} is encrypted, and {} will not be", source.name, target.name));
+        }
+        let (size_bytes, room_bytes) = (opened.disk.backend.info().size_bytes, export.info().size_bytes);
+        if room_bytes < size_bytes {
+            let why = format!("It has {}, and the disk {}.", Size(room_bytes).human(), Size(size_bytes).human());
+            return Err(Failure::new(FailureKind::Failed, what, why, "Serve a larger disk."));
+        }
+        let signals = Signals::watch()?;
+        let (from, to) = (&*opened.disk.backend, &*export);
+        let transfer = Transfer { source: from, source_name: &source.name, target: to, target_name: &target.name };
+        let begun = Instant::now();
+        let partly = |failure: Failure| match failure.kind {
+            FailureKind::Interrupted => failure.with_fix("The server has a part of the copy; do it again."),
+            _ => failure,
+        };
+        let written_bytes = transfer.copy(output, &signals, "copying", false).map_err(partly)?;
+        let elapsed_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if args.verify
+            && let Some(at) = transfer.compare(output, &signals, "verifying").map_err(partly)?
+        {
+            return Err(differs(format!("can not verify the disk {}", target.name), at));
+        }
+        let copied = Copied { written_bytes, elapsed_ns };
+        let fields = serde_json::json!({
+            "source": self.source, "source_format": opened.disk.format.name(), "file": self.target, "format": "raw",
+            "encrypted": false, "size_bytes": size_bytes, "written_bytes": written_bytes, "elapsed_ns": elapsed_ns,
+            "verified": args.verify,
+        });
+        output.done("disk.convert", &fields, || copied.text(&target.name, DiskFormat::Raw, size_bytes, args.verify))
+    }
+}
+
+fn differs(what: String, at: u64) -> Failure {
+    let why = format!("The copy differs from its source at byte {at}.");
+    let fix = "Was the source changed meanwhile? If not, suspect the host's memory or disk.";
+    Failure::new(FailureKind::Integrity, what, why, fix)
 }
 
 /// What a copy was.
@@ -148,7 +206,7 @@ pub fn copy_to(
         let target = &*target.backend;
         let transfer = Transfer { source, source_name, target, target_name: &target_name };
         match what {
-            "copying" => Ok((transfer.copy(output, &signals, what)?, None)),
+            "copying" => Ok((transfer.copy(output, &signals, what, true)?, None)),
             _ => Ok((0, transfer.compare(output, &signals, what)?)),
         }
     };
@@ -163,9 +221,7 @@ pub fn copy_to(
         let how = ImageUse { format, read_only: true, password, ..ImageUse::default() };
         let image = open_image(file, &what, how)?;
         if let (_, Some(at)) = transfer(&image, "verifying")? {
-            let why = format!("The copy differs from its source at byte {at}.");
-            let fix = "Was the source changed meanwhile? If not, suspect the host's memory or disk.";
-            return Err(Failure::new(FailureKind::Integrity, what, why, fix));
+            return Err(differs(what, at));
         }
     }
     draft.finish()?;

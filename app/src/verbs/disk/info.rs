@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::image::Source;
 use crate::output::{Output, table};
 use crate::password::PasswordArgs;
+use crate::remote::TlsArgs;
 use crate::when;
 
 /// `disk info`.
@@ -25,6 +26,9 @@ pub struct Info {
     /// More is told of an encrypted disk with its password, which is not asked for.
     #[command(flatten)]
     pub password: PasswordArgs,
+    /// For a disk that a server has.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// What `disk info --json` prints.
@@ -35,8 +39,11 @@ struct Facts {
     /// Of the format's own kinds, which.
     variant: Option<String>,
     size_bytes: Option<u64>,
-    file_bytes: u64,
-    allocated_bytes: u64,
+    /// Of the file; nothing is known of a server's.
+    file_bytes: Option<u64>,
+    allocated_bytes: Option<u64>,
+    /// Whether a server lets nobody write.
+    read_only: Option<bool>,
     encrypted: Option<bool>,
     in_use: bool,
     needs_repair: bool,
@@ -68,14 +75,25 @@ impl Info {
     pub fn run(&self, output: &Output) -> Result<(), Failure> {
         let source = Source::find(&self.disk)?;
         let what = source.what("read");
+        if let Some(export) = source.connect(&self.tls, true)? {
+            let info = export.info();
+            let facts = Facts {
+                file: source.path,
+                format: info.format,
+                size_bytes: Some(info.size_bytes),
+                read_only: Some(export.is_read_only()),
+                ..Facts::default()
+            };
+            return output.result("disk.info", &facts, || facts.text());
+        }
         let file = source.file(false)?;
         let metadata = file.metadata().map_err(|error| Failure::from_io(what.as_str(), &error))?;
         let format = source.format()?;
         let mut facts = Facts {
             file: source.path.clone(),
             format: format.name(),
-            file_bytes: metadata.len(),
-            allocated_bytes: metadata.blocks().saturating_mul(512),
+            file_bytes: Some(metadata.len()),
+            allocated_bytes: Some(metadata.blocks().saturating_mul(512)),
             ..Facts::default()
         };
         if format == DiskFormat::Strata {
@@ -136,7 +154,12 @@ impl Facts {
             },
         );
         row("size", self.size_bytes.map_or_else(|| "unknown".to_owned(), |bytes| Size(bytes).human()));
-        row("on this host", Size(self.allocated_bytes).human());
+        if let Some(allocated) = self.allocated_bytes {
+            row("on this host", Size(allocated).human());
+        }
+        if let Some(read_only) = self.read_only {
+            row("can be written", if read_only { "no" } else { "yes" }.to_owned());
+        }
         if let (Some(live), Some(used)) = (self.live_bytes, self.used_bytes) {
             row("in its file", format!("{} in use, {} of that needed", Size(used).human(), Size(live).human()));
         }

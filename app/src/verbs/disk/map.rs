@@ -2,12 +2,12 @@
 
 use benchtop_block::ExtentKind;
 use benchtop_control::{Failure, Size};
-use benchtop_machine::monitor::block_failure;
 use clap::Args;
 use serde::Serialize;
 
 use crate::image::{Access, Source};
 use crate::output::{Output, table};
+use crate::remote::disk_failure;
 use crate::signals::{Signals, interrupted};
 
 /// Extents that are listed, at most; the sums count all.
@@ -77,7 +77,8 @@ impl Map {
                 return Err(interrupted(why, "Do it again."));
             }
             let limit = window.min(size_bytes - at);
-            let extent = disk.extent_at(at, limit).map_err(|error| block_failure(&source.what("map"), &error))?;
+            let extent = disk.extent_at(at, limit);
+            let extent = extent.map_err(|error| disk_failure(&source.what("map"), disk, &error))?;
             // A disk that answers nonsense is data to its end.
             let len = if extent.len_bytes == 0 { limit } else { extent.len_bytes.min(limit) };
             // A huge hole shall not take a question for each gibibyte.

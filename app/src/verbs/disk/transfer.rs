@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use benchtop_block::DiskBackend;
 use benchtop_block::copy::{self, CopyError};
 use benchtop_control::Failure;
-use benchtop_machine::monitor::block_failure;
 
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::remote::disk_failure;
 use crate::signals::{Signals, interrupted};
 
 /// Two disks and what they are called.
@@ -24,12 +24,13 @@ pub struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// Copies to a target of zeroes; says how many bytes were written.
+    /// Copies to a target that is all zeroes or, where not, becomes so behind the source's end; says how many bytes were
+    /// written.
     ///
     /// # Errors
     /// A disk's, or Ctrl-C.
-    pub fn copy(&self, output: &Output, signals: &Signals, what: &str) -> Result<u64, Failure> {
-        self.run(output, signals, what, |progress| copy::copy(self.source, self.target, true, progress))
+    pub fn copy(&self, output: &Output, signals: &Signals, what: &str, is_zeroed: bool) -> Result<u64, Failure> {
+        self.run(output, signals, what, |progress| copy::copy(self.source, self.target, is_zeroed, progress))
     }
 
     /// The first byte in which they differ.
@@ -60,8 +61,12 @@ impl Transfer<'_> {
         });
         bar.end();
         result.map_err(|error| match error {
-            CopyError::Source(error) => block_failure(&format!("can not read the disk {}", self.source_name), &error),
-            CopyError::Target(error) => block_failure(&format!("can not use the disk {}", self.target_name), &error),
+            CopyError::Source(error) => {
+                disk_failure(&format!("can not read the disk {}", self.source_name), self.source, &error)
+            }
+            CopyError::Target(error) => {
+                disk_failure(&format!("can not use the disk {}", self.target_name), self.target, &error)
+            }
             CopyError::Cancelled => {
                 interrupted(why.unwrap_or("It was asked to end."), "Nothing was left behind; do it again.")
             }

@@ -215,7 +215,7 @@ pub fn expected(bundle: &Bundle, disk: &DiskConfig) -> Result<Option<Expected>, 
     if disk.format != DiskFormat::Strata {
         return Ok(None);
     }
-    let name = format!("{}:{}", bundle.folder_name(), disk.name);
+    let name = format!("{}:{}", bundle.typed_name(), disk.name);
     let identity = identity::recall(bundle, &disk.name)?;
     Ok(identity.map(|identity| Expected { name, identity, accept_rollback: false }))
 }
@@ -238,6 +238,19 @@ pub fn open_hypervisor() -> Result<Box<dyn Hypervisor>, Failure> {
 pub fn open_disk(path: &Path, how: DiskUse<'_>) -> Result<DiskFile, Failure> {
     let file = open_plain(path, !how.image.read_only).map_err(|error| cannot_open("disk", path, &error))?;
     disk_from_file(file, path, how)
+}
+
+/// A disk that a server has, and that is connected by now: a network is out of reach after the lock-down. With
+/// `discard_writes` it takes the guest's writes in memory.
+pub fn connected_disk(image: Arc<dyn DiskBackend>, cache: CacheMode, discard_writes: bool) -> DiskFile {
+    let info = image.info();
+    DiskFile {
+        image: Pending::Open(image),
+        cache,
+        discard_writes,
+        format: info.format,
+        size_bytes: Some(info.size_bytes),
+    }
 }
 
 fn disk_from_file(file: File, path: &Path, how: DiskUse<'_>) -> Result<DiskFile, Failure> {
