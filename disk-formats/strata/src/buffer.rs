@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::layout::BLOCK_BYTES;
 
@@ -27,7 +27,8 @@ pub struct Blocks {
 
 impl Blocks {
     fn new(room: usize, count: usize) -> Self {
-        Self { memory: vec![Aligned([0; BLOCK_BYTES]); room], count }
+        // Memory that the host has zeroed already is not touched before it is used.
+        Self { memory: Aligned::new_vec_zeroed(room).unwrap_or_default(), count }
     }
 
     /// How many.
