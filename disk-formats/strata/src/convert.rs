@@ -299,10 +299,12 @@ impl Core {
     fn wipe_unused(&self, first_segment: u64) -> Result<(), BlockError> {
         // Nothing is written or freed meanwhile.
         let _checkpoints = self.checkpoints.lock();
+        // Readers first: who writes takes both in this order.
+        let readers = self.readers.write();
         let _gate = self.gate.write();
+        drop(readers);
         self.close_log()?;
         let _held = self.hold()?;
-        drop(self.readers.write());
         let medium = &*self.store.medium;
         let file_bytes = medium.size().map_err(io_error("asking for the file's length"))?;
         let mut ranges = {

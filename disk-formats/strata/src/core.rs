@@ -1,6 +1,7 @@
 //! The parts of an open disk, and the locks between them.
 //!
-//! Locks are taken in this order: `keeping`, `checkpoints`, `gate`, `state`, the segments; `synced` before `state`.
+//! Locks are taken in this order: `keeping`, `checkpoints`, `readers`, `gate`, `state`, the segments; `synced` before
+//! `state`.
 //! Nothing is read or written under `state` or the segments.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

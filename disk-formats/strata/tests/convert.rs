@@ -5,6 +5,7 @@ mod common;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use benchtop_block::DiskBackend;
 use benchtop_block::conformance::{Sequence, read, write};
@@ -160,4 +161,30 @@ fn guests_go_on_meanwhile() {
     assert_eq!(read(&*disk, 0, 4096, &[]).unwrap(), marked(0));
     assert_whole(&disk);
     assert!(!medium.holds(MARK));
+}
+
+/// The end of a conversion waited for those who write, who waited for it: it took the locks in another order than they.
+#[test]
+fn guests_that_never_rest_do_not_stop_its_end() {
+    let ended = Arc::new(AtomicBool::new(false));
+    let medium = Memory::new();
+    let mut disk = plain_disk(&medium, None);
+    disk.encrypt(b"pass", COST, true).unwrap();
+    let disk = Arc::new(disk);
+    let guests: Vec<_> = (0..3u64)
+        .map(|number| {
+            let (disk, ended) = (disk.clone(), ended.clone());
+            let body = move || {
+                while !ended.load(Ordering::Relaxed) {
+                    fill(&disk, 7, 400 + number * 50, 1);
+                    disk.discard((701 + number) * 4096, 4096).unwrap();
+                }
+            };
+            std::thread::Builder::new().name("guest".to_owned()).spawn(body).unwrap()
+        })
+        .collect();
+    assert!(on(&disk));
+    ended.store(true, Ordering::Relaxed);
+    guests.into_iter().for_each(|guest| guest.join().unwrap());
+    assert_whole(&disk);
 }
