@@ -97,15 +97,15 @@ impl Strata for Image {
 impl<T: Strata> Opened<T> {
     fn new(source: &Source, disk: T, password: Option<Password>, writable: bool, lock: Option<BundleLock>) -> Self {
         let opened = Self { disk, password, owner: source.owner.clone(), writable, _lock: lock };
-        if writable {
-            opened.remember();
-        }
+        opened.remember();
         opened
     }
 
-    /// Remembers in the bundle what is durable of the disk.
+    /// Remembers in the bundle what is durable of the disk, if it is open for writing.
     pub fn remember(&self) {
-        if let Some(disk) = self.disk.strata() {
+        if self.writable
+            && let Some(disk) = self.disk.strata()
+        {
             self.remember_as(&disk.identity());
         }
     }

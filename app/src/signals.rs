@@ -4,9 +4,11 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use benchtop_control::{Failure, FailureKind};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 /// Catches them from its making on, for the rest of the process.
 #[derive(Debug)]
@@ -39,17 +41,25 @@ impl Signals {
         })
     }
 
-    /// Waits for one.
+    /// Waits for one, and calls `meanwhile` every so often.
     ///
     /// # Errors
     /// The host's.
-    pub fn wait(&self) -> Result<&'static str, Failure> {
+    pub fn wait(&self, every: Duration, meanwhile: impl Fn()) -> Result<&'static str, Failure> {
+        let mut next = Instant::now() + every;
         loop {
             if let Some(why) = self.came() {
                 return Ok(why);
             }
-            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            let left = next.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                meanwhile();
+                next = Instant::now() + every;
+                continue;
+            }
+            let left = Timespec::try_from(left).map_err(|_far| Errno::INVAL);
+            match left.and_then(|left| poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&left))) {
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(Failure::from_io("can not wait for Ctrl-C", &error.into())),
             }
         }

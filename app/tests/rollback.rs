@@ -203,6 +203,39 @@ fn a_bundle_is_moved_copied_and_restored_as_a_whole() {
     world.ok(["disk", "snap", "take", "one:disk0", "x"]);
 }
 
+/// What is damaged may be the newest state: giving it up makes the disk older, with consent.
+#[test]
+fn a_repair_may_make_a_disk_older() {
+    use std::os::unix::fs::FileExt;
+    let world = world(&[]);
+    world.ok(["disk", "snap", "take", "one:disk0", "first"]);
+    // The head that the newer superblock names (format.md, "Superblock" and "Head").
+    let file = std::fs::File::options().read(true).write(true).open(disk(&world, 0)).unwrap();
+    let superblock = |offset| {
+        let mut bytes = [0; 64];
+        file.read_exact_at(&mut bytes, offset).unwrap();
+        (u64::from_le_bytes(bytes[32..40].try_into().unwrap()), bytes[13])
+    };
+    let (generation, area) = superblock(0).max(superblock(64 << 10));
+    // As if it had been recorded a moment later.
+    let mut recorded: serde_json::Value = serde_json::from_slice(&std::fs::read(record(&world)).unwrap()).unwrap();
+    recorded["generation"] = generation.into();
+    std::fs::write(record(&world), recorded.to_string()).unwrap();
+    world.ok(["disk", "check", "one:disk0"]);
+    let head = [1 << 20, 65 << 20][usize::from(area)];
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, head + 20).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], head + 20).unwrap();
+    let failed = refused(&world, &["disk", "check", "one:disk0"]);
+    assert!(failed.stderr.contains("disk repair"), "{}", failed.stderr);
+    let looked = world.run(["disk", "repair", "one:disk0"]);
+    assert_eq!(looked.code, 10, "{}{}", looked.stdout, looked.stderr);
+    refused(&world, &["disk", "snap", "take", "one:disk0", "x"]);
+    world.ok(["disk", "repair", "one:disk0", "--yes"]);
+    world.ok(["disk", "check", "one:disk0"]);
+    world.ok(["disk", "snap", "take", "one:disk0", "x"]);
+}
+
 /// Runs the program and kills it after a while; whether it was still running.
 fn killed_after(world: &World, micros: u64, arguments: &[&str]) -> bool {
     let mut child = world.command().args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use benchtop_control::config::CacheMode;
 use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_machine::monitor::block_failure;
+use benchtop_machine::monitor::identity::RECORD_EVERY;
 use benchtop_machine::monitor::open::block_cache;
 use benchtop_nbd::{Export, Listener, Server, ServerOptions};
 use clap::Args;
@@ -75,7 +76,7 @@ impl Serve {
             output.warning("flushes are ignored: a crash of this host can destroy the disk");
         }
         output.remark(&format!("serving {} ({}); Ctrl-C ends it", source.name, Size(size_bytes).human()));
-        signals.wait()?;
+        signals.wait(RECORD_EVERY, || opened.remember())?;
         server.shutdown().map_err(failed)
     }
 

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use crate::MachineError;
 use crate::machine::named;
 
-/// How often a running VM's disks are recorded.
-const RECORD_EVERY: Duration = Duration::from_secs(60);
+/// How often the disks of who runs long are recorded.
+pub const RECORD_EVERY: Duration = Duration::from_secs(60);
 
 /// What a disk is to be when it is opened.
 #[derive(Clone, Debug)]
