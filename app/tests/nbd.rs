@@ -4,6 +4,7 @@
 
 #[expect(dead_code, reason = "this file uses a part of it")]
 mod common;
+mod guest;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -172,7 +173,9 @@ fn openssl(world: &World, arguments: &[&str]) -> bool {
 fn an_export_is_reached_by_tls() {
     let test = "an_export_is_reached_by_tls";
     let world = World::new();
-    sample(&world.path("a.raw"), 1);
+    let mut content = sample(&world.path("a.raw"), 1);
+    content[..512].copy_from_slice(&guest::boot_sector(2));
+    std::fs::write(world.path("a.raw"), content).unwrap();
     std::fs::create_dir(world.path("pki")).unwrap();
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
     let authority = ["-x509", "-keyout", "pki/ca-key.pem", "-out", "pki/ca-cert.pem", "-subj", "/CN=tests"];
@@ -207,6 +210,11 @@ fn an_export_is_reached_by_tls() {
     };
     let told = world.run(by(&tls, "pki/ca-cert.pem"));
     assert_eq!(told.code, 0, "{}", told.stderr);
+    // Connected before the lock-down, used after it.
+    if can_run_vms(test) {
+        let boot = ["boot", "--memory", "64M", "--timeout", "60s", "--until", "DISK OK", "--disk"];
+        world.ok([&boot[..], &[&tls, "--tls-ca", "pki/ca-cert.pem"]].concat());
+    }
     let failed = world.fails(1, by(&theirs.uri, "pki/ca-cert.pem"));
     assert!(failed.stderr.contains("wants TLS") && failed.stderr.contains("nbds"), "{}", failed.stderr);
     let failed = world.fails(1, by(&tls.replace("=localhost", "=example.org"), "pki/ca-cert.pem"));
@@ -219,23 +227,6 @@ fn an_export_is_reached_by_tls() {
     assert!(failed.stderr.contains("has no TLS"), "{}", failed.stderr);
 }
 
-/// Says NBD OK on the serial port, then reads a sector again and again, and says NBD GONE when that fails.
-fn boot_sector() -> Vec<u8> {
-    let mut code = vec![
-        0xfc, 0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, // cld; ds = es = 0
-        0xbe, 0x32, 0x7c, 0xe8, 0x19, 0x00, // print the first text
-        0xb8, 0x01, 0x02, 0xb9, 0x02, 0x00, 0xba, 0x80, 0x00, 0xbb, 0x00, 0x80, 0xcd, 0x13, // int 13h: read
-        0x73, 0xf0, // again, unless it failed
-        0xbe, 0x39, 0x7c, 0xe8, 0x03, 0x00, // print the second text
-        0xf4, 0xeb, 0xfd, // hlt, for ever
-        0xac, 0x08, 0xc0, 0x74, 0x06, 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf5, 0xc3, // print: lodsb, out 3f8h
-    ];
-    code.extend(b"NBD OK\0NBD GONE\0");
-    code.resize(510, 0);
-    code.extend([0x55, 0xaa]);
-    code
-}
-
 /// The guest sees the error of its own disk when the server is gone.
 #[test]
 fn a_vm_boots_from_an_export_and_sees_it_vanish() {
@@ -243,16 +234,16 @@ fn a_vm_boots_from_an_export_and_sees_it_vanish() {
         return;
     }
     let world = World::new();
-    let mut content = boot_sector();
+    let mut content = guest::boot_sector(2);
     content.resize(MIB, 0);
     std::fs::write(world.path("boot.raw"), content).unwrap();
     let served = serve(&world, "boot.raw", &[]);
     let boot = ["boot", "--memory", "64M", "--timeout", "60s", "--disk"];
-    world.ok([&boot[..], &[&served.uri, "--until", "NBD OK"]].concat());
-    let vm = [&boot[..], &[&served.uri, "--until", "NBD GONE", "--serial", "serial"]].concat();
+    world.ok([&boot[..], &[&served.uri, "--until", "DISK OK"]].concat());
+    let vm = [&boot[..], &[&served.uri, "--until", "DISK GONE", "--serial", "serial"]].concat();
     let mut vm = world.command().args(vm).stdout(Stdio::null()).spawn().unwrap();
     let started = Instant::now();
-    while !std::fs::read_to_string(world.path("serial")).is_ok_and(|text| text.contains("NBD OK")) {
+    while !std::fs::read_to_string(world.path("serial")).is_ok_and(|text| text.contains("DISK OK")) {
         assert!(started.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -261,6 +252,6 @@ fn a_vm_boots_from_an_export_and_sees_it_vanish() {
     // One that nobody may write is one for VMs that keep their writes to themselves.
     std::fs::remove_file(world.path("boot.raw.sock")).unwrap_or_default();
     let served = serve(&world, "boot.raw", &["--read-only"]);
-    world.fails(5, [&boot[..], &[&served.uri, "--until", "NBD OK"]].concat());
-    world.ok([&boot[..], &[&served.uri, "--until", "NBD OK", "--discard-writes"]].concat());
+    world.fails(5, [&boot[..], &[&served.uri, "--until", "DISK OK"]].concat());
+    world.ok([&boot[..], &[&served.uri, "--until", "DISK OK", "--discard-writes"]].concat());
 }

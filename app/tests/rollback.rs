@@ -5,12 +5,15 @@
 
 #[expect(dead_code, reason = "this file uses a part of it")]
 mod common;
+mod guest;
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Run, World, can_run_vms};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 const ACCEPT: [&str; 4] = ["disk", "check", "one:disk0", "--accept-rollback"];
 
@@ -286,18 +289,45 @@ fn a_monitor_that_is_killed_leaves_disks_that_open() {
         return;
     }
     let world = world(&[]);
-    for round in 0..12u64 {
-        world.ok(["start", "one"]);
+    // A guest that writes without end.
+    let mut content = guest::boot_sector(3);
+    content.resize(1 << 20, 0);
+    std::fs::write(world.path("boot.raw"), content).unwrap();
+    let mut server =
+        world.command().args(["disk", "serve", "one:disk0", "--socket", "s"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut uri = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut uri).unwrap();
+    world.ok(["disk", "convert", "boot.raw", uri.trim(), "--force"]);
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    assert!(server.wait().unwrap().success());
+    let number = |world: &World| {
+        let recorded: serde_json::Value = serde_json::from_slice(&std::fs::read(record(world)).unwrap()).unwrap();
+        recorded["record"].as_u64().unwrap()
+    };
+    let before = number(&world);
+    for round in 0..8u64 {
+        std::fs::remove_file(world.path("serial")).unwrap_or_default();
+        world.ok(["start", "one", "--serial", "serial"]);
         let (_, shown) = world.json(["show", "one"]);
         let pid = i32::try_from(shown["pid"].as_u64().unwrap()).unwrap();
-        std::thread::sleep(Duration::from_millis(round * 7));
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        while rustix::process::test_kill_process(pid).is_ok() && world.run(["disk", "check", "one:disk0"]).code == 4 {
+        // In its firmware, or while the guest writes.
+        let writes = || std::fs::read_to_string(world.path("serial")).is_ok_and(|text| text.contains("DISK OK"));
+        let started = Instant::now();
+        while round % 2 == 1 && !writes() {
+            assert!(started.elapsed() < Duration::from_secs(60), "the guest does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(round * 60));
+        let pid = Pid::from_raw(pid).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        while test_kill_process(pid).is_ok() && world.run(["disk", "check", "one:disk0"]).code == 4 {
             std::thread::sleep(Duration::from_millis(10));
         }
         world.ok(["disk", "check", "one:disk0"]);
     }
+    // An opening takes a number or two, and each write one.
+    world.ok(["disk", "snap", "take", "one:disk0", "after"]);
+    assert!(number(&world) > before + 40, "the guest wrote little: {before}, {}", number(&world));
     // Killed while it starts, too.
     for round in 0..12 {
         killed_after(&world, 5_000 + round * 4_000, &["start", "one"]);
