@@ -3,11 +3,11 @@
 //! What is durable is kept apart from what was only written. A cut lets any of the sectors written since the last sync
 //! arrive, and loses the others: torn and out of order, as hardware does.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use benchtop_block::conformance::Sequence;
 use benchtop_strata::Medium;
@@ -21,6 +21,10 @@ const HEADS: u64 = 1 << 20;
 const PLACES: u64 = 132 << 20;
 
 type Page = [u8; PAGE as usize];
+
+static ZEROES: LazyLock<Arc<Page>> = LazyLock::new(|| Arc::new([0; PAGE as usize]));
+/// What a page without room of its own holds.
+static HOLE: LazyLock<Arc<Page>> = LazyLock::new(|| Arc::new([0xdd; PAGE as usize]));
 
 /// Pages are numbered one after the other: a multiplication spreads them well enough.
 #[derive(Default)]
@@ -79,7 +83,8 @@ impl Bytes {
             let len = (PAGE as usize - within).min(bytes.len() - done);
             let part = &bytes[done..done + len];
             let content = if let Ok(whole) = <&Page>::try_from(part) {
-                Arc::new(*whole)
+                // Much is written ahead of the log.
+                if *whole == **ZEROES { ZEROES.clone() } else { Arc::new(*whole) }
             } else {
                 let mut page = self.pages.get(&(at / PAGE)).map_or([0; PAGE as usize], |page| **page);
                 page[within..within + len].copy_from_slice(part);
@@ -157,8 +162,6 @@ struct State {
     late: Vec<(u64, Written, u32)>,
     /// What a sync failed to make durable: a later one says nothing of it, and it may have arrived.
     limbo: Vec<Written>,
-    /// Pages without room of their own.
-    holes: HashSet<u64, Spreads>,
 }
 
 /// The medium.
@@ -298,12 +301,12 @@ impl Medium for Fault {
     fn write_at(&self, offset: u64, from: &[&[u8]]) -> io::Result<()> {
         let step = self.step();
         let mut state = self.state.lock();
-        let State { seen, unsynced, holes, .. } = &mut *state;
+        let State { seen, unsynced, .. } = &mut *state;
         let end = offset + from.iter().map(|part| part.len() as u64).sum::<u64>();
         self.largest_write.fetch_max(end - offset, Ordering::Relaxed);
         if self.full.load(Ordering::Relaxed) {
             let mut pages = offset / PAGE..end.div_ceil(PAGE);
-            if pages.any(|page| holes.contains(&page) || !seen.pages.contains_key(&page)) {
+            if pages.any(|page| seen.pages.get(&page).is_none_or(|page| Arc::ptr_eq(page, &HOLE))) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
         }
@@ -311,10 +314,7 @@ impl Medium for Fault {
         let mut at = offset;
         for part in from {
             // The write under way when the power goes may arrive in part, too.
-            seen.write(at, part, |written| {
-                holes.remove(&written.page);
-                unsynced.push((call, written));
-            });
+            seen.write(at, part, |written| unsynced.push((call, written)));
             at += part.len() as u64;
         }
         if Self::fails(&self.write_fails_at, step?) { Err(io::Error::other("a write failed")) } else { Ok(()) }
@@ -353,11 +353,11 @@ impl Medium for Fault {
         self.step()?;
         // Room that was given back holds nothing to rely on, from now on or later.
         let call = self.steps.load(Ordering::Relaxed);
-        let State { seen, unsynced, holes, .. } = &mut *self.state.lock();
+        let State { seen, unsynced, .. } = &mut *self.state.lock();
         for page in offset / PAGE..((offset + len) / PAGE).min(seen.end / PAGE) {
-            if seen.pages.contains_key(&page) {
-                holes.insert(page);
-                seen.write(page * PAGE, &[0xdd; SECTOR], |written| unsynced.push((call, written)));
+            if let Some(content) = seen.pages.get_mut(&page).filter(|content| !Arc::ptr_eq(content, &HOLE)) {
+                *content = HOLE.clone();
+                unsynced.push((call, Written { page, mask: u8::MAX, content: HOLE.clone() }));
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use benchtop_block::conformance::Sequence;
-use benchtop_strata::{CreateOptions, StrataDisk};
+use benchtop_strata::{CreateOptions, Medium, StrataDisk};
 
 use crate::fault::{Bytes, Fault, Lie, PAGE};
 use crate::guest::{COST, Kind, PASSWORD, work};
@@ -83,6 +83,9 @@ fn life(before: Bytes, model: &mut Model, random: &mut Sequence, kind: &Kind, li
             fault.cut();
             disk.abandon();
         }
+        // What a failed sync left in the host's cache looks clean to the next process, which can not know. Whoever saw the
+        // sync fail has it dropped; that a kill came in between is not in reach.
+        fault.forget().map_err(|error| Lost(error.to_string()))?;
         fault.cut_after(cut_at);
         if let Ok(disk) = StrataDisk::open(fault.clone(), Some(PASSWORD), false) {
             let found = content(&disk).map_err(Lost)?;
