@@ -107,16 +107,32 @@ pub fn drive(image: &Arc<dyn DiskBackend>, way: Way, load: Load) -> Result<Done>
     }
 }
 
+/// The same numbers, in no order, on every run (xorshift64).
+pub struct Random(u64);
+
+impl Random {
+    /// A sequence for each `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15 ^ seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// The next one below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
 /// What a write carries: nothing that a format could leave out.
 pub fn noise(len: u64) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let words = (0..len / 8).flat_map(|_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.collect()
+    let mut random = Random::new(0);
+    (0..len / 8).flat_map(|_| random.next().to_le_bytes()).collect()
 }
 
 /// The loop of requests on a [`Disk`].

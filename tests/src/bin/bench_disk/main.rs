@@ -1,7 +1,7 @@
 //! `cargo xtask bench disk`: our disk format beside QEMU's, in one run on one machine.
 //!
 //! ```text
-//!   main ─▶ plain · nbd · commit · snapshot · space      a group of cells each; every cell on every format in turn
+//!   main ─▶ plain · nbd · commit · snapshot · compaction · space      a group of cells each; every cell on every format in turn
 //!              ├─▶ drive     requests by our block queue, as a VM's devices submit them
 //!              ├─▶ peer      qemu-img; serve: our NBD server, a process of its own
 //!              ├─▶ upkeep    what the format does in the background, asked for
@@ -13,6 +13,7 @@
 //! behind it stands half the range of the runs in per cent. Nothing here is an assertion.
 
 mod commit;
+mod compaction;
 mod drive;
 mod figures;
 mod medium;
@@ -73,7 +74,7 @@ struct Options {
     /// How QEMU does its I/O: io_uring, native or threads
     #[arg(long, default_value = "io_uring")]
     aio: String,
-    /// GiB of data that the 1 TiB disk of `space` holds; the goal is set for 256, which takes most of an hour to make
+    /// GiB of data that the 1 TiB disk of `space` holds; the goal is set for 256
     #[arg(long, default_value_t = 8)]
     mapped: u64,
     /// Leave QEMU out
@@ -91,6 +92,8 @@ enum Group {
     Commit,
     /// Snapshots and restore points, and what they do to reading and writing
     Snapshot,
+    /// Bytes written for bytes given on a full disk, and what the guest waits meanwhile
+    Compaction,
     /// Metadata on the host, time and memory of opening
     Space,
 }
@@ -211,11 +214,12 @@ fn main() -> Result<()> {
         cell: options.cell,
         report: Report::new(json),
     };
-    let groups: [(Group, Run); 5] = [
+    let groups: [(Group, Run); 6] = [
         (Group::Plain, plain::run),
         (Group::Nbd, nbd::run),
         (Group::Commit, commit::run),
         (Group::Snapshot, snapshot::run),
+        (Group::Compaction, compaction::run),
         (Group::Space, space::run),
     ];
     for (group, run) in groups {
