@@ -175,7 +175,7 @@ impl Core {
         bases.push(checkpoints.now);
         keep_needed(&mut bases, points.all(), taken.base.log.seq);
         let (epoch, key) = self.store.keys.newest().ok_or_else(no_key)?;
-        self.store.space.write().release(free);
+        let released_before = self.store.space.write().release(free);
         // Of a newer point the record may not be durable yet; the log brings it back.
         let durable = |point: &&Point| point.seq <= taken.base.log.seq;
         let durable: Vec<Point> = points.all().iter().filter(durable).cloned().collect();
@@ -192,13 +192,15 @@ impl Core {
             retention,
             conversion: checkpoints.conversion,
         };
-        let released = self.store.space.write().take_released();
+        let mut released = self.store.space.write().take_released();
         let generation = checkpoints.superblock.generation + 1;
         let area = checkpoints.superblock.next_area();
         let written = match head.write(&*self.store.medium, &key, generation, area) {
             Ok(written) => written,
             Err(error) => {
-                // No superblock names it: the older one is in force, and what it needs stays.
+                // No superblock names it: the older one is in force, and what it needs stays. What this checkpoint would
+                // have freed is decided anew by the next, for a point that is made until then needs the log so far.
+                released.blocks.truncate(released_before);
                 self.store.space.write().keep_released(released);
                 return Err(error);
             }

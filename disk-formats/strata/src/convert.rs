@@ -332,7 +332,11 @@ impl Core {
                 self.wipe(offset, end)?;
             }
         }
-        medium.sync().map_err(io_error("overwriting what is not needed"))
+        medium.sync().map_err(|error| {
+            // It may have lost what others wrote, and a later one would not tell.
+            self.state.lock().poisoned = true;
+            io_error("overwriting what is not needed")(error)
+        })
     }
 
     fn wipe(&self, from: u64, until: u64) -> Result<(), BlockError> {

@@ -101,7 +101,8 @@ impl StrataDisk {
     /// Makes the disk what it was at a restore point, its size included. All points stay, and so does the state of now if it is one.
     ///
     /// # Errors
-    /// `Unsupported` when there is none of that number; `Corrupt`, or the host's.
+    /// `Unsupported` when there is none of that number; `Corrupt`, or the host's, after which the disk may have to be
+    /// opened anew.
     pub fn go(&mut self, seq: u64) -> Result<(), BlockError> {
         let core = self.core();
         core.refuse_while_converting()?;
@@ -129,7 +130,10 @@ impl StrataDisk {
         }
         core.take_over(&differences, size_bytes)?;
         checkpoints.raised = alive;
-        core.make_checkpoint(&mut checkpoints)
+        core.make_checkpoint(&mut checkpoints).inspect_err(|_error| {
+            // What was taken over is in no record: a flush must not promise what stands on it.
+            core.state.lock().poisoned = true;
+        })
     }
 
     /// Shows a disk that is open for reading only as it was at a restore point.

@@ -339,9 +339,11 @@ impl Space {
         }
     }
 
-    /// Nobody needs these, as of the next head.
-    pub fn release(&mut self, addresses: impl IntoIterator<Item = Address>) {
+    /// Nobody needs these, as of the next head. Says how many there were before.
+    pub fn release(&mut self, addresses: impl IntoIterator<Item = Address>) -> usize {
+        let before = self.released.blocks.len();
         self.released.blocks.extend(addresses);
+        before
     }
 
     /// What is released so far, in order. It may be used again when a head that knows of it is durable: see

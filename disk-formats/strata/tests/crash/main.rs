@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use benchtop_block::conformance::Sequence;
+use benchtop_block::DiskBackend;
+use benchtop_block::conformance::{Sequence, write};
 use benchtop_strata::StrataDisk;
 
 use crate::fault::{Bytes, Fault, Lie};
@@ -183,6 +184,44 @@ fn a_killed_process_and_then_a_cut_lose_nothing() {
             if let Err(Lost(why)) = look(fault.after_cut_in(2, false, &mut random), &mut model, false) {
                 panic!("killed at {killed_at}, power for {cut_after} more: {why}");
             }
+        }
+    }
+}
+
+/// A head could not be written, and what its checkpoint would have freed was freed by the next one: among it the records
+/// that a point made in between needed. And going back to a point left its changes in memory when the last checkpoint
+/// failed, in no record: what was flushed afterwards was something else after a cut.
+#[test]
+fn a_failed_checkpoint_takes_no_point_and_leaves_no_half() {
+    let origin = create(&Kind::of(0));
+    let put = |disk: &StrataDisk, first: u64, value: u64| {
+        let bytes = model::block_of(value).repeat(4);
+        write(disk, first * fault::PAGE, &bytes, &[], false).and_then(|()| disk.flush())
+    };
+    for goes in [false, true] {
+        for fails_at in 0..12 {
+            let fault = Arc::new(Fault::new(origin.clone(), u64::MAX, Lie::None));
+            let mut disk = StrataDisk::open(fault.clone(), None, false).expect("it opens");
+            put(&disk, 0, 1).expect("it is written");
+            let point = disk.snapshot("first").expect("it is taken");
+            put(&disk, 2, 2).expect("it is written");
+            fault.fail(fault.steps() + fails_at, u64::MAX);
+            let failed = if goes { disk.go(point) } else { disk.checkpoint() }.is_err();
+            fault.fail(u64::MAX, u64::MAX);
+            disk.reopen().expect("it opens anew");
+            put(&disk, 8, 3).expect("it is written");
+            disk.snapshot("between").expect("it is taken");
+            let then = model::content(&disk).expect("it is whole");
+            if !goes {
+                disk.checkpoint().expect("it has a checkpoint");
+                disk.checkpoint().expect("it has another");
+            }
+            disk.abandon();
+            let bytes = fault.after_cut_in(1, false, &mut Sequence::new(1));
+            let disk = StrataDisk::open(Fault::kind(bytes), None, false).expect("it opens");
+            let report = disk.check();
+            assert_eq!(report.damages, 0, "{goes}, {fails_at}, {failed}: {report:?}");
+            assert!(model::content(&disk) == Ok(then), "{goes}, {fails_at}, {failed}: it is another");
         }
     }
 }
