@@ -90,6 +90,13 @@ impl ImageFile {
         self
     }
 
+    /// The same with writes refused; it stays locked as it is.
+    pub(crate) fn into_reader(mut self) -> Self {
+        self.read_only = true;
+        self.punches = false;
+        self
+    }
+
     /// The descriptor.
     pub(crate) fn into_inner(self) -> File {
         self.file

@@ -15,6 +15,8 @@
 //!
 //! **Bounds.** 8 MiB of the map are in memory, and as much again at most while all of it is being changed.
 
+mod own;
+mod survey;
 mod table;
 
 #[cfg(test)]
@@ -24,23 +26,20 @@ pub(crate) mod testing;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use benchtop_block::{BlockError, BlockErrorKind, DiskBackend, DiskInfo, Extent, ExtentKind, SECTOR_BYTES, pieces};
+use benchtop_block::{BlockError, BlockErrorKind, DiskBackend, DiskInfo, Extent, ExtentKind, pieces};
 use benchtop_memory::VolatileSlice;
 use parking_lot::Mutex;
 
 use crate::file::ImageFile;
 use crate::image::CheckReport;
 
+pub(crate) use own::Own;
+pub(crate) use survey::{survey, zero_tail};
 pub(crate) use table::PageCopy;
 use table::{MAX_CHANGED, Table};
 
 /// Blocks looked at by one [`DiskBackend::extent_at`], at most.
 const MAX_EXTENT_BLOCKS: u64 = 1 << 16;
-
-/// Stored blocks of an image that is checked, at most: 256 MiB of memory, and twice that for a moment.
-const MAX_CHECKED: usize = 16 << 20;
-/// Blocks of a disk that is checked, at most, stored or not: seconds.
-const MAX_LOOKED_AT: u64 = 128 << 20;
 
 /// Where a block of the disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +82,14 @@ pub(crate) trait Layout: Send + Sync {
     /// whose entries are all absent.
     fn page(&self, page: u64) -> Option<(u64, usize)>;
 
+    /// Headers and tables. No entry leads there.
+    fn own(&self) -> &Own;
+
+    /// Bytes before the data of a block that belong to it.
+    fn before_data(&self) -> u64 {
+        0
+    }
+
     /// What an entry says; `entry` begins with it. Checks that it is possible.
     fn decode(&self, block: u64, entry: &[u8]) -> Result<Place, BlockError>;
 
@@ -124,10 +131,19 @@ pub(crate) trait Layout: Send + Sync {
         Ok(())
     }
 
+    /// How much of the file a packed block takes, in bytes.
+    fn packed_bytes(&self, _file: &ImageFile, block: u64, _offset_bytes: u64) -> Result<u64, BlockError> {
+        Err(unknown_form(block))
+    }
+
     /// The content of a packed block, as long as a block.
     fn unpack(&self, _file: &ImageFile, block: u64, _offset_bytes: u64) -> Result<std::sync::Arc<[u8]>, BlockError> {
-        Err(BlockError::new(BlockErrorKind::Corrupt, format!("block {block} has a form this format does not know")))
+        Err(unknown_form(block))
     }
+}
+
+fn unknown_form(block: u64) -> BlockError {
+    BlockError::new(BlockErrorKind::Corrupt, format!("block {block} has a form this format does not know"))
 }
 
 /// A part of a request that lies in one block.
@@ -151,7 +167,8 @@ pub(crate) struct MappedDisk<L: Layout> {
 }
 
 impl<L: Layout> MappedDisk<L> {
-    /// `block_bytes` is a positive multiple of a sector; `end_bytes` is where the next block goes.
+    /// `block_bytes` is a positive multiple of a sector; `end_bytes` is where the next block goes, at the earliest: for
+    /// a writer not before what [`survey`] says.
     pub(crate) fn new(file: ImageFile, layout: L, info: DiskInfo, block_bytes: u32, end_bytes: u64) -> Self {
         Self {
             file,
@@ -337,27 +354,6 @@ impl<L: Layout> MappedDisk<L> {
     }
 }
 
-/// Before a disk of `size_bytes` grows: what its last block holds behind the end becomes zeroes.
-///
-/// # Errors
-/// `Corrupt`, or the host's.
-pub(crate) fn zero_tail<L: Layout>(
-    file: &ImageFile,
-    layout: &L,
-    size_bytes: u64,
-    block_bytes: u32,
-) -> Result<(), BlockError> {
-    let block_bytes = u64::from(block_bytes);
-    let (block, used) = (size_bytes / block_bytes, size_bytes % block_bytes);
-    let slot = layout.slot(block);
-    let Some((offset_bytes, len)) = layout.page(slot.page).filter(|_| used != 0) else { return Ok(()) };
-    let page = file.read_metadata(offset_bytes, len, "block map")?;
-    let Place::At(start) = layout.decode(block, page.get(slot.at..).unwrap_or_default())? else { return Ok(()) };
-    let end = start.saturating_add(block_bytes).min(file.len_bytes());
-    let start = start.saturating_add(used);
-    if start < end { file.zero(start, end - start) } else { Ok(()) }
-}
-
 /// A disk of a format whose description of itself can be checked.
 pub(crate) trait Checked: DiskBackend {
     /// See [`image::check`](crate::image::check).
@@ -366,49 +362,7 @@ pub(crate) trait Checked: DiskBackend {
 
 impl<L: Layout> Checked for MappedDisk<L> {
     fn check(&self) -> Result<CheckReport, BlockError> {
-        let mut report = CheckReport::default();
-        let block_bytes = self.block_bytes as u64;
-        let file_bytes = self.file.len_bytes();
-        let blocks = self.info.size_bytes.div_ceil(block_bytes);
-        if blocks > MAX_LOOKED_AT {
-            let context = format!("disks of {blocks} blocks, more than {MAX_LOOKED_AT}, can not be checked");
-            return Err(BlockError::new(BlockErrorKind::Unsupported, context));
-        }
-        let mut starts = Vec::new();
-        for block in 0..blocks {
-            let place = match self.place(&mut self.table.lock(), block) {
-                Err(error) if error.kind() == BlockErrorKind::Corrupt => {
-                    report.damage(1, || format!("block {block}: {error}"));
-                    continue;
-                }
-                place => place?,
-            };
-            let (start, len) = match place {
-                Place::Absent => continue,
-                // The last block may be shorter than the others.
-                Place::At(start) => (start, block_bytes.min(self.info.size_bytes - block * block_bytes)),
-                Place::Packed(start) => (start, SECTOR_BYTES),
-            };
-            if start.checked_add(len).is_none_or(|end| end > file_bytes) {
-                report.damage(1, || format!("block {block} at {start:#x} lies behind the end of the file"));
-                continue;
-            }
-            if starts.len() >= MAX_CHECKED {
-                let context = format!("images of more than {MAX_CHECKED} blocks can not be checked");
-                return Err(BlockError::new(BlockErrorKind::Unsupported, context));
-            }
-            // Sectors, so that an image at the limit takes half the memory.
-            starts.push((start / SECTOR_BYTES, matches!(place, Place::Packed(_))));
-        }
-        starts.sort_unstable();
-        for pair in starts.windows(2) {
-            let [(first, packed), (second, _)] = pair else { continue };
-            let sectors = if *packed { 1 } else { block_bytes / SECTOR_BYTES };
-            if second - first < sectors {
-                report.damage(1, || format!("two blocks share room at {:#x}", second * SECTOR_BYTES));
-            }
-        }
-        Ok(report)
+        survey::check(self)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::error::{corrupt, unsupported};
 use crate::fields::{bytes_at, le32, le64, put};
 use crate::file::{ImageFile, new};
 use crate::image::{CheckReport, Facts};
-use crate::mapped::{self, Checked, Layout, MappedDisk, Place, Room, Slot, delegate_backend};
+use crate::mapped::{self, Checked, Layout, MappedDisk, Own, Place, Room, Slot, delegate_backend};
 
 const SIGNATURE: u32 = 0xbeda_107f;
 const VERSION: u32 = 0x0001_0001;
@@ -77,6 +77,8 @@ struct VdiLayout {
     data_bytes: u64,
     block_bytes: u32,
     blocks: u32,
+    /// All before the data.
+    own: Own,
 }
 
 impl VdiDisk {
@@ -91,7 +93,7 @@ impl VdiDisk {
         let (header, layout) = read(&file)?;
         let size_bytes = le64(&header, field::DISK_BYTES);
         // Only a writer must know which stored blocks are in use.
-        let next = if read_only { 0 } else { count_stored(&file, &layout)? };
+        let next = if read_only { 0 } else { count_stored(&file, &layout, size_bytes)? };
         let info = file.disk_info(size_bytes, "vdi");
         let (block_bytes, end_bytes) = (layout.block_bytes, layout.offset_of(next));
         Ok(Self { backend: MappedDisk::new(file, layout, info, block_bytes, end_bytes) })
@@ -166,18 +168,23 @@ fn parse(header: &[u8], size_bytes: u64) -> Result<VdiLayout, BlockError> {
     if !(map_bytes | data_bytes).is_multiple_of(512) {
         return Err(unsupported("a VDI map or data that does not begin at a sector is not built"));
     }
-    Ok(VdiLayout { map_bytes, data_bytes, block_bytes, blocks })
+    let own = Own::new(std::iter::once(0..data_bytes).collect());
+    Ok(VdiLayout { map_bytes, data_bytes, block_bytes, blocks, own })
 }
 
 /// Where the next block goes: behind the last one in use. Two blocks of the disk in one place are refused, for a write
-/// to one would change the other.
-fn count_stored(file: &ImageFile, layout: &VdiLayout) -> Result<u32, BlockError> {
+/// to one would change the other; and so is a block that is not in the file, which would be zeroes once others follow.
+fn count_stored(file: &ImageFile, layout: &VdiLayout, size_bytes: u64) -> Result<u32, BlockError> {
     let mut used = vec![0u64; (layout.blocks as usize).div_ceil(64)];
     let mut next = 0;
+    let mut left = size_bytes;
     for page in 0..u64::from(layout.blocks).div_ceil(PAGE_BYTES / 4) {
         let Some((offset_bytes, len)) = layout.page(page) else { break };
         for entry in file.read_metadata(offset_bytes, len, "block map")?.chunks_exact(4) {
             let stored = le32(entry, 0);
+            // The last block may be stored in part.
+            let here = left.min(u64::from(layout.block_bytes));
+            left -= here;
             if stored >= FIRST_ABSENT {
                 continue;
             }
@@ -186,6 +193,10 @@ fn count_stored(file: &ImageFile, layout: &VdiLayout) -> Result<u32, BlockError>
             };
             if *word & 1 << (stored % 64) != 0 {
                 return Err(corrupt(format!("the VDI map names stored block {stored} twice")));
+            }
+            if layout.offset_of(stored).saturating_add(here) > file.len_bytes() {
+                let context = format!("the file was cut short: stored block {stored} is behind its end");
+                return Err(corrupt(format!("{context}; the image can be opened read-only")));
             }
             *word |= 1 << (stored % 64);
             next = next.max(stored + 1);
@@ -214,6 +225,10 @@ impl Layout for VdiLayout {
         let start = page.checked_mul(PAGE_BYTES)?;
         let left = (u64::from(self.blocks) * 4).checked_sub(start).filter(|left| *left > 0)?;
         Some((self.map_bytes + start, left.min(PAGE_BYTES) as usize))
+    }
+
+    fn own(&self) -> &Own {
+        &self.own
     }
 
     fn decode(&self, block: u64, entry: &[u8]) -> Result<Place, BlockError> {
@@ -305,8 +320,10 @@ pub(crate) fn grow(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> 
         let context = format!("the VDI image has room for a map of {most} bytes; convert it into a new one for more");
         return Err(unsupported(context));
     }
-    mapped::zero_tail(file, &layout, le64(&header, field::DISK_BYTES), layout.block_bytes)?;
-    let mut next = count_stored(file, &layout)?;
+    let old_bytes = le64(&header, field::DISK_BYTES);
+    let mut next = count_stored(file, &layout, old_bytes)?;
+    mapped::zero_tail(file, &layout, old_bytes, layout.block_bytes)?;
+    zero_behind(file, &layout, old_bytes)?;
     let is_static = le32(&header, field::TYPE) == 2;
     let added: Vec<u8> = (layout.blocks..blocks)
         .zip(next..)
@@ -324,6 +341,24 @@ pub(crate) fn grow(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> 
     let changed = header.get(field::DISK_BYTES..field::ALLOCATED + 4).unwrap_or_default();
     file.write_bytes(field::DISK_BYTES as u64, changed)?;
     file.sync()
+}
+
+/// Makes blocks zeroes that are stored behind the end of a disk of `size_bytes`, which nobody looked at so far.
+fn zero_behind(file: &ImageFile, layout: &VdiLayout, size_bytes: u64) -> Result<(), BlockError> {
+    let first = size_bytes.div_ceil(u64::from(layout.block_bytes));
+    let per_page = PAGE_BYTES / 4;
+    for page in first / per_page..u64::from(layout.blocks).div_ceil(per_page) {
+        let Some((offset_bytes, len)) = layout.page(page) else { break };
+        let entries = file.read_metadata(offset_bytes, len, "block map")?;
+        for (block, entry) in (page * per_page..).zip(entries.chunks_exact(4)).filter(|(block, _)| *block >= first) {
+            let Place::At(start) = layout.decode(block, entry)? else { continue };
+            let end = start.saturating_add(u64::from(layout.block_bytes)).min(file.len_bytes());
+            if start < end {
+                file.zero(start, end - start)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What map and data of our images are aligned to, in bytes: blocks then lie well on every disk.

@@ -72,8 +72,9 @@ impl VhdDisk {
                 Box::new(FlatDisk::new(file, 0, info)?)
             }
             Kind::Dynamic => {
-                let layout = DynamicLayout::read(&file, &footer)?;
-                let (block_bytes, end_bytes) = (layout.block_bytes(), layout.first_room(footer_bytes));
+                let layout = DynamicLayout::read(&file, &footer, footer_bytes)?;
+                let end_bytes = if file.is_read_only() { footer_bytes } else { layout.first_room(&file)? };
+                let block_bytes = layout.block_bytes();
                 Box::new(MappedDisk::new(file, layout, info, block_bytes, end_bytes))
             }
         };
@@ -103,11 +104,11 @@ pub(crate) fn is_fixed_footer(bytes: &[u8], at: u64) -> bool {
 pub(crate) fn grow(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> {
     new::check_size(size_bytes, MAX_BYTES, "VHD")?;
     restore_footer(file)?;
-    let (footer, _) = find_footer(file)?;
+    let (footer, footer_bytes) = find_footer(file)?;
     if footer.kind == Kind::Fixed {
         return Err(unsupported("making a fixed VHD larger is not built; convert it into a new one"));
     }
-    dynamic::grow(file, &footer, size_bytes)?;
+    dynamic::grow(file, &footer, footer_bytes, size_bytes)?;
     let footer = footer.resized(size_bytes);
     // The one at the end counts; the copy is for when that is lost.
     for at in [file.len_bytes() - FOOTER_BYTES, 0] {
@@ -117,11 +118,12 @@ pub(crate) fn grow(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> 
     Ok(())
 }
 
-/// Puts a lost footer back; see [`image::repair`](crate::image::repair).
+/// Puts a lost footer back; see [`image::repair`](crate::image::repair). Not where a block that the file lacks would be.
 pub(crate) fn restore_footer(file: &ImageFile) -> Result<(), BlockError> {
     let (footer, at) = find_footer(file)?;
     if at.saturating_add(FOOTER_BYTES) > file.len_bytes() {
-        file.write_bytes(at.next_multiple_of(FOOTER_BYTES), &footer.bytes)?;
+        let at = DynamicLayout::read(file, &footer, at)?.first_room(file)?;
+        file.write_bytes(at, &footer.bytes)?;
     }
     file.sync()
 }

@@ -31,7 +31,7 @@ use crate::error::{corrupt, unsupported};
 use crate::fields::put;
 use crate::file::ImageFile;
 use crate::image::{CheckReport, Facts};
-use crate::mapped::{Checked, Layout as _, MappedDisk, delegate_backend, zero_tail};
+use crate::mapped::{Checked, Layout as _, MappedDisk, delegate_backend, survey, zero_tail};
 use layout::{PAGE_BYTES, VhdxLayout};
 pub use new::{VhdxKind, create};
 
@@ -70,8 +70,11 @@ impl VhdxDisk {
             discard: file.discard_behavior(),
             format: "vhdx",
         };
-        let end_bytes = file.len_bytes().next_multiple_of(MIB);
         let layout = VhdxLayout::new(headers, regions, &facts)?;
+        let mut end_bytes = file.len_bytes();
+        if !read_only {
+            end_bytes = end_bytes.max(survey(&file, &layout, facts.size_bytes, facts.block_bytes, end_bytes)?);
+        }
         Ok(Self { backend: MappedDisk::new(file, layout, info, facts.block_bytes, end_bytes) })
     }
 
@@ -118,6 +121,7 @@ pub(crate) fn grow(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> 
     }
     let bat = regions.bat.start;
     let layout = VhdxLayout::new(headers, regions, &larger)?;
+    survey(file, &layout, facts.size_bytes, facts.block_bytes, file.len_bytes())?;
     zero_tail(file, &layout, facts.size_bytes, facts.block_bytes)?;
     // Nobody looked at these entries so far.
     file.zero(bat + first, end - first)?;

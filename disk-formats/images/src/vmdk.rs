@@ -33,7 +33,7 @@ use crate::error::{corrupt, unsupported};
 use crate::file::ImageFile;
 use crate::flat::FlatDisk;
 use crate::image::{CheckReport, Facts};
-use crate::mapped::{Checked, MappedDisk, delegate_backend};
+use crate::mapped::{Checked, MappedDisk, delegate_backend, survey};
 use concat::{ConcatDisk, Part};
 use descriptor::{Descriptor, ExtentStorage};
 pub use export::export_stream_optimized;
@@ -95,7 +95,8 @@ impl VmdkDisk {
     /// Takes an open descriptor, which must allow writing unless `read_only`, and locks the file as
     /// [`RawDisk::open`](crate::RawDisk::open) does, and so every extent. For each name in the descriptor file
     /// `open_extent` is called once with a plain file name; it must have the user's consent and return a file of that
-    /// folder, open for writing unless `read_only`. Needs up to 10 MiB of memory for each sparse extent in use.
+    /// folder, open for writing unless `read_only`. Needs up to 10 MiB of memory for each sparse extent in use, and 50 MiB for one whose
+    /// tables lie apart.
     ///
     /// # Errors
     /// `Unsupported` naming what is not built, `Corrupt` where the image contradicts itself, `InUse`, `ReadOnly`,
@@ -149,7 +150,12 @@ fn open_sparse(file: ImageFile, extent_sectors: Option<u64>) -> Result<Box<dyn C
         return Err(unsupported("a streamOptimized VMDK can only be read; convert it to write"));
     }
     let info = file.disk_info(size_bytes, "vmdk");
-    let (grain_bytes, end_bytes) = (layout.grain_bytes(), file.len_bytes());
+    let grain_bytes = layout.grain_bytes();
+    let mut end_bytes = file.len_bytes();
+    if !read_only {
+        // Of the file's whole capacity, for the next grain must not lie on any.
+        end_bytes = end_bytes.max(survey(&file, &layout, size_sectors * SECTOR_BYTES, grain_bytes, end_bytes)?);
+    }
     Ok(Box::new(MappedDisk::new(file, layout, info, grain_bytes, end_bytes)))
 }
 

@@ -59,7 +59,7 @@ impl CheckReport {
 }
 
 /// Checks what an image says of itself, and changes nothing: qcow2's counts of clusters; of VMDK, VDI, VHD and VHDX
-/// that every block lies in the file and no two share room. `options` serve as for [`open`](super::open), and the
+/// that every block lies in the file, and that no two blocks, tables or headers share room. `options` serve as for [`open`](super::open), and the
 /// image is opened for reading whatever they say; the content of the disk is not looked at. Up to 512 MiB of memory,
 /// which only images of many TiB take.
 ///

@@ -2,6 +2,7 @@ mod hostile;
 mod import;
 mod luks;
 mod maintain;
+mod room;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,6 +45,13 @@ fn open_all(path: &Path, format: Format, read_only: bool) -> Result<Arc<dyn Disk
     let named = |wanted: &NamedFile<'_>| Ok(Named::File(open_file(&folder.join(wanted.name), wanted.read_only)));
     let options = OpenOptions { read_only, named: Some(&named), password: None };
     patiently(|| open(open_file(path, read_only), format, &options))
+}
+
+fn resized(path: &Path, format: Format, size: u64, shrink: Shrink) -> Result<(), OpenError> {
+    let folder = path.parent().unwrap();
+    let named = |wanted: &NamedFile<'_>| Ok(Named::File(open_file(&folder.join(wanted.name), wanted.read_only)));
+    let options = OpenOptions { read_only: false, named: Some(&named), password: None };
+    patiently(|| resize(open_file(path, false), format, size, shrink, &options))
 }
 
 fn check_all(path: &Path, format: Format) -> CheckReport {

@@ -7,7 +7,7 @@ use super::footer::{FOOTER_BYTES, Footer, Kind, NOWHERE, checksum};
 use super::{corrupt, unsupported};
 use crate::fields::{be32, be64, put};
 use crate::file::ImageFile;
-use crate::mapped::{Layout, Place, Room, Slot, zero_tail};
+use crate::mapped::{Layout, Own, Place, Room, Slot, survey, zero_tail};
 
 const HEADER_BYTES: usize = 1024;
 const COOKIE: &[u8] = b"cxsparse";
@@ -38,6 +38,11 @@ pub(super) struct DynamicLayout {
     /// Length of a block's sector bitmap, whole sectors.
     bitmap_bytes: u64,
     file_bytes: u64,
+    size_bytes: u64,
+    /// Where the footer was when the image was opened, or would be. It moves behind blocks that are added.
+    footer_bytes: u64,
+    /// The copy of the footer, the header, the table.
+    own: Own,
     /// Data offsets of blocks all of whose sectors are marked present.
     full: Mutex<std::collections::HashSet<u64>>,
 }
@@ -50,7 +55,7 @@ fn bitmap_bytes(block_bytes: u32) -> u64 {
 impl DynamicLayout {
     /// # Errors
     /// `Corrupt`, or `Unsupported` naming what is not built.
-    pub(super) fn read(file: &ImageFile, footer: &Footer) -> Result<Self, BlockError> {
+    pub(super) fn read(file: &ImageFile, footer: &Footer, footer_bytes: u64) -> Result<Self, BlockError> {
         let header = file.read_metadata(footer.header_bytes, HEADER_BYTES, "dynamic header")?;
         if !header.starts_with(COOKIE) {
             return Err(corrupt("the VHD dynamic header is missing"));
@@ -80,6 +85,12 @@ impl DynamicLayout {
         if table_bytes < FOOTER_BYTES || table_end.is_none_or(|end| end > file_bytes) {
             return Err(corrupt(format!("the VHD block table at {table_bytes:#x} is not in the file")));
         }
+        let header_end = footer.header_bytes.saturating_add(HEADER_BYTES as u64);
+        let table_end = table_bytes.saturating_add(u64::from(entries) * 4);
+        let mut own = Own::new(vec![0..FOOTER_BYTES, footer.header_bytes..header_end, table_bytes..table_end]);
+        if header_end.max(table_end) > footer_bytes {
+            own.damage("the VHD header or table lies over the footer".to_owned());
+        }
         Ok(Self {
             footer: footer.bytes.clone(),
             table_bytes,
@@ -87,6 +98,9 @@ impl DynamicLayout {
             block_bytes,
             bitmap_bytes: bitmap_bytes(block_bytes),
             file_bytes,
+            size_bytes: footer.size_bytes,
+            footer_bytes,
+            own,
             full: Mutex::default(),
         })
     }
@@ -96,8 +110,12 @@ impl DynamicLayout {
     }
 
     /// Where the first new block goes: over the footer, which moves.
-    pub(super) fn first_room(&self, footer_bytes: u64) -> u64 {
-        footer_bytes.next_multiple_of(512)
+    ///
+    /// # Errors
+    /// As [`survey`].
+    pub(super) fn first_room(&self, file: &ImageFile) -> Result<u64, BlockError> {
+        let end = survey(file, self, self.size_bytes, self.block_bytes, self.footer_bytes)?;
+        Ok(end.max(self.footer_bytes).next_multiple_of(512))
     }
 
     fn is_known_full(&self, data_bytes: u64) -> bool {
@@ -123,6 +141,14 @@ impl Layout for DynamicLayout {
         Some((self.table_bytes + start, left.min(PAGE_BYTES) as usize))
     }
 
+    fn own(&self) -> &Own {
+        &self.own
+    }
+
+    fn before_data(&self) -> u64 {
+        self.bitmap_bytes
+    }
+
     /// Sectors of a stored block whose bit is not set were never written and hold zeroes, so the bitmap need not be
     /// looked at to read.
     fn decode(&self, block: u64, entry: &[u8]) -> Result<Place, BlockError> {
@@ -133,9 +159,12 @@ impl Layout for DynamicLayout {
             ABSENT => Ok(Place::Absent),
             sector => {
                 let start = u64::from(sector) * 512;
-                let end = start + self.bitmap_bytes + u64::from(self.block_bytes);
-                let table_end = self.table_bytes + u64::from(self.entries) * 4;
-                if start < FOOTER_BYTES || (start < table_end && end > self.table_bytes) {
+                // The last block may be stored in part.
+                let used = self.size_bytes.saturating_sub(block.saturating_mul(u64::from(self.block_bytes)));
+                let end = start + self.bitmap_bytes + used.min(u64::from(self.block_bytes));
+                let on_footer =
+                    start < self.footer_bytes && end > self.footer_bytes && self.footer_bytes < self.file_bytes;
+                if self.own.holds(start, end) || on_footer {
                     return Err(corrupt(format!("VHD block {block} at sector {sector} lies in the image's own data")));
                 }
                 Ok(Place::At(start + self.bitmap_bytes))
@@ -206,8 +235,12 @@ impl Layout for DynamicLayout {
 
 /// Makes room in the table for a disk of `size_bytes`: a longer copy of it goes to where the footer is, a footer behind
 /// it, and then the header names the copy, in one sector. The room of the old table is lost.
-pub(super) fn grow(file: &ImageFile, footer: &Footer, size_bytes: u64) -> Result<(), BlockError> {
-    let layout = DynamicLayout::read(file, footer)?;
+pub(super) fn grow(file: &ImageFile, footer: &Footer, footer_bytes: u64, size_bytes: u64) -> Result<(), BlockError> {
+    let layout = DynamicLayout::read(file, footer, footer_bytes)?;
+    if survey(file, &layout, footer.size_bytes, layout.block_bytes, footer_bytes)? > footer_bytes {
+        return Err(unsupported("making a VHD larger whose last block is not whole is not built; convert it"));
+    }
+    blank_behind(file, &layout)?;
     zero_tail(file, &layout, footer.size_bytes, layout.block_bytes)?;
     // 2040 GiB in blocks of 4 KiB at least.
     let entries = size_bytes.div_ceil(u64::from(layout.block_bytes)) as u32;
@@ -237,6 +270,16 @@ pub(super) fn grow(file: &ImageFile, footer: &Footer, size_bytes: u64) -> Result
     put(&mut header, field::CHECKSUM, &sum.to_be_bytes());
     file.write_bytes(footer.header_bytes, header.get(..FOOTER_BYTES as usize).unwrap_or_default())?;
     file.sync()
+}
+
+/// Makes the entries of blocks behind the end of the disk absent, which nobody looked at so far.
+fn blank_behind(file: &ImageFile, layout: &DynamicLayout) -> Result<(), BlockError> {
+    let first = layout.size_bytes.div_ceil(u64::from(layout.block_bytes)) * 4;
+    let end = u64::from(layout.entries) * 4;
+    for at in (first..end).step_by(PAGE_BYTES as usize) {
+        file.write_bytes(layout.table_bytes + at, &vec![0xff; (end - at).min(PAGE_BYTES) as usize])?;
+    }
+    Ok(())
 }
 
 /// Writes a new image of `size_bytes`, which the caller has checked, into an empty file.

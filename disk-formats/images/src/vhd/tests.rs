@@ -130,6 +130,53 @@ fn a_bitmap_with_gaps_gets_the_bits_of_what_is_written() {
     assert_eq!(std::fs::read(&path).unwrap()[2048..2051], [0xbf, 0x80, 0]);
 }
 
+/// Says that the image is `size_bytes` long, in both footers.
+fn say_size(path: &Path, size_bytes: u64) {
+    let image = ImageFile::open(open_file(path, true), true).unwrap();
+    let (footer, at) = find_footer(&image).unwrap();
+    let bytes = footer.resized(size_bytes).bytes;
+    drop(image);
+    let file = open_file(path, false);
+    put_at(&file, 0, &bytes);
+    put_at(&file, at, &bytes);
+}
+
+/// A table longer than the disk: what stood in the rest of it became a part of the disk when that grew.
+#[test]
+fn what_the_table_says_behind_the_end_is_forgotten_when_the_disk_grows() {
+    let (_directory, path) = new_path();
+    let disk = VhdDisk::open(create(&path, 8 << 20, VhdKind::Dynamic).unwrap(), false).unwrap();
+    write(&disk, 6 << 20, &[1; 512], &[], true).unwrap();
+    drop(disk);
+    say_size(&path, 4 << 20);
+    grow(&ImageFile::open(open_file(&path, false), false).unwrap(), 8 << 20).unwrap();
+    let disk = VhdDisk::open(open_file(&path, true), true).unwrap();
+    assert!(content(&disk) == vec![0; 8 << 20]);
+}
+
+/// A block said to be where the header or the footer is, or so near to another that it begins within its data or its
+/// bitmap lies in it.
+#[test]
+fn blocks_do_not_lie_on_headers_nor_in_each_other() {
+    let (_directory, path) = new_path();
+    let disk = VhdDisk::open(create(&path, SIZE, VhdKind::Dynamic).unwrap(), false).unwrap();
+    for at in [0, 2 << 20] {
+        write(&disk, at, &[1; 512], &[], true).unwrap();
+    }
+    drop(disk);
+    let bytes = std::fs::read(&path).unwrap();
+    let sector = |entry: usize| u32::from_be_bytes(bytes[1536 + entry * 4..1540 + entry * 4].try_into().unwrap());
+    let footer = (bytes.len() as u64 / 512 - 1) as u32;
+    for place in [0, 1, 2, 3, footer - 4096, sector(0) + 4096] {
+        put_at(&open_file(&path, false), 1540, &place.to_be_bytes());
+        let report = VhdDisk::open(open_file(&path, true), true).unwrap().check().unwrap();
+        assert_eq!(report.damages, 1, "sector {place}: {report:?}");
+    }
+    put_at(&open_file(&path, false), 1540, &(footer - 4096).to_be_bytes());
+    let error = VhdDisk::open(open_file(&path, false), false).unwrap_err();
+    assert_eq!(error.kind(), BlockErrorKind::Corrupt, "{error}");
+}
+
 #[test]
 fn what_is_not_built_is_named() {
     let (_directory, path) = new_path();

@@ -3,12 +3,12 @@
 use benchtop_block::BlockError;
 use parking_lot::Mutex;
 
-use super::header::{Headers, Range, Regions, new_guid};
+use super::header::{Headers, Regions, new_guid};
 use super::metadata::Facts;
 use super::{MIB, corrupt, log};
 use crate::fields::le64;
 use crate::file::ImageFile;
-use crate::mapped::{Layout, PageCopy, Place, Room, Slot};
+use crate::mapped::{Layout, Own, PageCopy, Place, Room, Slot};
 
 pub(super) const PAGE_BYTES: u64 = 4096;
 /// Pages in one log entry, at most: with its header the entry stays below 1 MiB, the shortest log there is.
@@ -40,6 +40,7 @@ pub(super) struct VhdxLayout {
     entries: u64,
     chunk_blocks: u64,
     block_bytes: u32,
+    own: Own,
     writer: Mutex<Writer>,
 }
 
@@ -58,7 +59,11 @@ impl VhdxLayout {
             return Err(corrupt(format!("a VHDX block table of {:#x} bytes is too short", regions.bat.len)));
         }
         let writer = Mutex::new(Writer { headers, log_sequence: 0 });
-        Ok(Self { regions, entries, chunk_blocks: chunk_blocks(facts), block_bytes: facts.block_bytes, writer })
+        let Regions { bat, metadata, log } = regions;
+        let regions_in_file = [bat, metadata, log].map(|region| region.start..region.start.saturating_add(region.len));
+        let own = Own::new(std::iter::once(0..MIB).chain(regions_in_file).collect());
+        let block_bytes = facts.block_bytes;
+        Ok(Self { regions, entries, chunk_blocks: chunk_blocks(facts), block_bytes, own, writer })
     }
 }
 
@@ -93,6 +98,10 @@ impl Layout for VhdxLayout {
         Some((self.regions.bat.start + start, PAGE_BYTES as usize))
     }
 
+    fn own(&self) -> &Own {
+        &self.own
+    }
+
     fn decode(&self, block: u64, entry: &[u8]) -> Result<Place, BlockError> {
         if entry.len() < 8 {
             return Err(corrupt(format!("the VHDX block table has no block {block}")));
@@ -102,9 +111,7 @@ impl Layout for VhdxLayout {
             state::NOT_PRESENT | state::UNDEFINED | state::ZERO | state::UNMAPPED => Ok(Place::Absent),
             state::PRESENT => {
                 let start = entry & !(MIB - 1);
-                let here = Range { start, len: u64::from(self.block_bytes) };
-                let Regions { bat, metadata, log } = self.regions;
-                if start < MIB || [bat, metadata, log].iter().any(|region| region.overlaps(&here)) {
+                if self.own.holds(start, start.saturating_add(u64::from(self.block_bytes))) {
                     let context = format!("VHDX block {block} at {start:#x} lies in the image's own data");
                     return Err(corrupt(context));
                 }

@@ -8,7 +8,7 @@ use crate::error::{corrupt, unsupported};
 use crate::fields::put;
 use crate::file::{ImageFile, new};
 use crate::image::CheckReport;
-use crate::mapped::zero_tail;
+use crate::mapped::{survey, zero_tail};
 
 /// Makes the disk `size_bytes` long; see [`image::resize`](crate::image::resize). Longer directories and the tables that
 /// are new go behind everything else; then the header names them, in one sector, and last the descriptor changes.
@@ -23,7 +23,10 @@ pub(crate) fn grow(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> 
     }
     let sectors = size_bytes / SECTOR_BYTES;
     let text = changed_descriptor(file, &layout, sectors)?;
-    zero_tail(file, &layout, old_sectors * SECTOR_BYTES, layout.grain_bytes())?;
+    let old_bytes = old_sectors * SECTOR_BYTES;
+    survey(file, &layout, old_bytes, layout.grain_bytes(), file.len_bytes())?;
+    zero_tail(file, &layout, old_bytes, layout.grain_bytes())?;
+    blank_behind(file, &layout)?;
     let mut header = file.read_metadata(0, SECTOR_BYTES as usize, "header")?;
     let tables = sectors.div_ceil(layout.header.grain * TABLE_ENTRIES);
     if tables > layout.directory.len() as u64 {
@@ -40,6 +43,19 @@ pub(crate) fn grow(file: &ImageFile, size_bytes: u64) -> Result<(), BlockError> 
     file.sync()?;
     file.write_bytes(text.0, &text.1)?;
     file.sync()
+}
+
+/// Makes the entries of grains behind the end of the disk absent, which nobody looked at so far: the rest of the last
+/// table, and of its copy.
+fn blank_behind(file: &ImageFile, layout: &SparseLayout) -> Result<(), BlockError> {
+    let grains = layout.header.capacity.div_ceil(layout.header.grain);
+    let used = (grains % TABLE_ENTRIES) as usize * 4;
+    for directory in [&layout.redundant, &layout.directory] {
+        if let Some(sector) = directory.last().filter(|sector| **sector != 0 && used != 0) {
+            file.write_bytes(u64::from(*sector) * SECTOR_BYTES + used as u64, &vec![0; TABLE_BYTES - used])?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a directory of so many tables behind everything else, the old ones and empty ones; its sector.
@@ -92,7 +108,8 @@ pub(crate) fn repair(file: ImageFile) -> Result<CheckReport, BlockError> {
         return Err(unsupported("a VMDK of several files holds nothing to repair it by"));
     }
     let again = file.second()?;
-    let report = open_sparse(file, None)?.check()?;
+    // As a reader: a writer is not let in where there is damage to tell of.
+    let report = open_sparse(file.into_reader(), None)?.check()?;
     if report == CheckReport::default() {
         again.write_bytes(field::UNCLEAN as u64, &[0])?;
         again.sync()?;

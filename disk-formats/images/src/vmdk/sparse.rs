@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::io::Read as _;
 use std::sync::Arc;
 
-use benchtop_block::{BlockError, SECTOR_BYTES};
+use benchtop_block::{BlockError, BlockErrorKind, SECTOR_BYTES};
 use parking_lot::Mutex;
 
 use super::descriptor::{self, Descriptor};
 use super::{MAX_DESCRIPTOR_BYTES, corrupt, unsupported};
 use crate::fields::{le16, le32, le64, put};
 use crate::file::ImageFile;
-use crate::mapped::{Layout, PageCopy, Place, Room, Slot};
+use crate::mapped::{Layout, Own, PageCopy, Place, Room, Slot};
 
 pub(super) const MAGIC: &[u8] = b"KDMV";
 /// Entries of a grain table; the format knows no other number.
@@ -25,6 +25,8 @@ pub(super) const DESCRIPTOR_SECTORS: u64 = 20;
 const MAX_TABLES: u64 = 1 << 20;
 /// What stands for the directory's place where a footer has it.
 pub(super) const IN_FOOTER: u64 = u64::MAX;
+/// What stands before a packed grain, in bytes.
+const MARKER_BYTES: usize = 12;
 /// Unpacked grains that are kept, in bytes.
 const CACHE_BYTES: usize = 4 << 20;
 
@@ -152,8 +154,10 @@ pub(super) struct SparseLayout {
     pub(super) header: Header,
     /// Sectors of the grain tables; 0 where there is none.
     pub(super) directory: Vec<u32>,
-    /// The copy, in an image that has one and may be written.
+    /// The copy, in an image that has one.
     pub(super) redundant: Vec<u32>,
+    /// Header, descriptor, directories and tables.
+    own: Own,
     /// Where in the file the descriptor has its content's identity, in bytes.
     content_id_at: Option<u64>,
     /// The newest unpacked grains, by their offset.
@@ -182,21 +186,39 @@ impl SparseLayout {
         let content_id_at = if whole { check_descriptor(file, &header)? } else { None };
         let count = header.count_tables();
         let directory = read_directory(file, header.directory, count)?;
-        let writable = !file.is_read_only() && header.flags & flag::COMPRESSED == 0;
-        let redundant = if writable && header.flags & flag::REDUNDANT != 0 {
-            read_directory(file, header.redundant_directory, count)?
+        let has_copy = header.flags & flag::REDUNDANT != 0 && header.flags & flag::COMPRESSED == 0;
+        let (redundant, lost) = if has_copy && header.redundant_directory != header.directory {
+            match read_directory(file, header.redundant_directory, count) {
+                Ok(redundant) => (redundant, None),
+                // A reader can do without it.
+                Err(error) if file.is_read_only() && error.kind() == BlockErrorKind::Corrupt => {
+                    (Vec::new(), Some(format!("the copy of the VMDK grain directory is lost: {error}")))
+                }
+                Err(error) => return Err(error),
+            }
         } else {
-            Vec::new()
+            (Vec::new(), None)
         };
+        let mut own = own_ranges(&header, &directory, &redundant, whole);
+        if let Some(lost) = lost {
+            own.damage(lost);
+        }
         let capacity = header.capacity;
-        Ok((Self { header, directory, redundant, content_id_at, unpacked: Mutex::default() }, capacity))
+        Ok((Self { header, directory, redundant, own, content_id_at, unpacked: Mutex::default() }, capacity))
     }
 
     /// The layout of an exported file whose end is damaged.
     #[cfg(test)]
     pub(super) fn for_test(file: &ImageFile) -> Self {
         let header = Header::parse(&file.read_bytes(0, 512).unwrap()).unwrap();
-        Self { header, directory: Vec::new(), redundant: Vec::new(), content_id_at: None, unpacked: Mutex::default() }
+        Self {
+            header,
+            directory: Vec::new(),
+            redundant: Vec::new(),
+            own: Own::new(Vec::new()),
+            content_id_at: None,
+            unpacked: Mutex::default(),
+        }
     }
 
     /// What the format calls an image of one file that is like this.
@@ -251,6 +273,26 @@ fn read_directory(file: &ImageFile, sector: u64, count: usize) -> Result<Vec<u32
     }
 }
 
+/// What of the file no grain may overwrite. All of it was found to be in the file.
+fn own_ranges(header: &Header, directory: &[u32], redundant: &[u32], whole: bool) -> Own {
+    let sectors = |start: u64, count: u64| {
+        let start = start.saturating_mul(SECTOR_BYTES);
+        start..start.saturating_add(count.saturating_mul(SECTOR_BYTES))
+    };
+    let mut ranges = Vec::with_capacity(directory.len() + redundant.len() + 4);
+    ranges.push(0..SECTOR_BYTES);
+    if whole {
+        ranges.push(sectors(header.descriptor, header.descriptor_sectors));
+    }
+    for (sector, directory) in [(header.directory, directory), (header.redundant_directory, redundant)] {
+        let start = sector.saturating_mul(SECTOR_BYTES);
+        ranges.push(start..start.saturating_add(directory.len() as u64 * 4));
+        let tables = directory.iter().filter(|table| **table != 0);
+        ranges.extend(tables.map(|table| sectors(u64::from(*table), TABLE_BYTES as u64 / SECTOR_BYTES)));
+    }
+    Own::new(ranges)
+}
+
 fn table_offset(directory: &[u32], table: u64) -> Option<u64> {
     let sector = usize::try_from(table).ok().and_then(|table| directory.get(table))?;
     (*sector != 0).then(|| u64::from(*sector) * SECTOR_BYTES)
@@ -265,16 +307,32 @@ impl Layout for SparseLayout {
         table_offset(&self.directory, page).map(|offset| (offset, TABLE_BYTES))
     }
 
+    fn own(&self) -> &Own {
+        &self.own
+    }
+
     fn decode(&self, block: u64, entry: &[u8]) -> Result<Place, BlockError> {
         if entry.len() < 4 {
             return Err(corrupt(format!("the VMDK tables have no grain {block}")));
         }
-        match le32(entry, 0) {
-            0 => Ok(Place::Absent),
-            1 if self.header.flags & flag::ZERO_GRAINS != 0 => Ok(Place::Absent),
-            sector if self.is_compressed() => Ok(Place::Packed(u64::from(sector) * SECTOR_BYTES)),
-            sector => Ok(Place::At(u64::from(sector) * SECTOR_BYTES)),
+        let sector = match le32(entry, 0) {
+            0 => return Ok(Place::Absent),
+            1 if self.header.flags & flag::ZERO_GRAINS != 0 => return Ok(Place::Absent),
+            sector => u64::from(sector),
+        };
+        let start = sector * SECTOR_BYTES;
+        // The last grain may be stored in part, and of a packed one no more is known yet than that it is there.
+        let used = match self.is_compressed() {
+            true => SECTOR_BYTES,
+            false => {
+                let left = self.header.capacity.saturating_sub(block.saturating_mul(self.header.grain));
+                left.min(self.header.grain) * SECTOR_BYTES
+            }
+        };
+        if self.own.holds(start, start + used) {
+            return Err(corrupt(format!("VMDK grain {block} at sector {sector} lies in the image's own data")));
         }
+        Ok(if self.is_compressed() { Place::Packed(start) } else { Place::At(start) })
     }
 
     fn reserve(&self, _block: u64, end_bytes: u64) -> Result<Room, BlockError> {
@@ -318,6 +376,14 @@ impl Layout for SparseLayout {
         file.sync()
     }
 
+    fn packed_bytes(&self, file: &ImageFile, block: u64, offset_bytes: u64) -> Result<u64, BlockError> {
+        let len_bytes = (MARKER_BYTES + self.read_marker(file, block, offset_bytes)?) as u64;
+        if self.own.holds(offset_bytes, offset_bytes.saturating_add(len_bytes)) {
+            return Err(corrupt(format!("VMDK grain {block} at {offset_bytes:#x} lies in the image's own data")));
+        }
+        Ok(len_bytes)
+    }
+
     fn unpack(&self, file: &ImageFile, block: u64, offset_bytes: u64) -> Result<Arc<[u8]>, BlockError> {
         if let Some((_, grain)) = self.unpacked.lock().iter().find(|(offset, _)| *offset == offset_bytes) {
             return Ok(grain.clone());
@@ -333,23 +399,29 @@ impl Layout for SparseLayout {
 }
 
 impl SparseLayout {
-    fn read_packed(&self, file: &ImageFile, block: u64, offset_bytes: u64) -> Result<Arc<[u8]>, BlockError> {
-        let grain_bytes = self.grain_bytes() as usize;
+    /// Reads what stands before a packed grain; how many bytes follow.
+    fn read_marker(&self, file: &ImageFile, block: u64, offset_bytes: u64) -> Result<usize, BlockError> {
         // Sector of the disk (8 bytes), bytes that follow (4).
-        let marker = file.read_metadata(offset_bytes, 12, "grain marker")?;
-        let sector = le64(&marker, 0);
-        let len = le32(&marker, 8) as usize;
+        let marker = file.read_metadata(offset_bytes, MARKER_BYTES, "grain marker")?;
+        let (sector, len) = (le64(&marker, 0), le32(&marker, 8) as usize);
         // Deflate adds five bytes a 16 KiB at worst.
-        if block.checked_mul(self.header.grain) != Some(sector) || len == 0 || len > grain_bytes * 2 {
+        if block.checked_mul(self.header.grain) != Some(sector) || len == 0 || len > self.grain_bytes() as usize * 2 {
             return Err(corrupt(format!("VMDK grain {block} has the marker of another, or too long a one")));
         }
-        let packed = file.read_metadata(offset_bytes.saturating_add(12), len, "grain")?;
+        Ok(len)
+    }
+
+    fn read_packed(&self, file: &ImageFile, block: u64, offset_bytes: u64) -> Result<Arc<[u8]>, BlockError> {
+        let grain_bytes = self.grain_bytes() as usize;
+        let len = self.read_marker(file, block, offset_bytes)?;
+        let packed = file.read_metadata(offset_bytes.saturating_add(MARKER_BYTES as u64), len, "grain")?;
         let mut grain = Vec::with_capacity(grain_bytes);
         flate2::read::ZlibDecoder::new(&packed[..])
             .take(grain_bytes as u64)
             .read_to_end(&mut grain)
             .map_err(|error| corrupt(format!("VMDK grain {block} can not be decompressed: {error}")))?;
         // The last grain of a disk may be cut short.
+        let sector = block.saturating_mul(self.header.grain);
         let left = self.header.capacity.saturating_sub(sector).saturating_mul(SECTOR_BYTES);
         if (grain.len() as u64) < left.min(grain_bytes as u64) {
             return Err(corrupt(format!("VMDK grain {block} is too short")));

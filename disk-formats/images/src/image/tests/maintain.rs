@@ -5,13 +5,6 @@ use crate::mapped::testing::put_at;
 
 const SIZE: u64 = (5 << 20) + 512 * 9;
 
-fn resized(path: &Path, format: Format, size: u64, shrink: Shrink) -> Result<(), OpenError> {
-    let folder = path.parent().unwrap();
-    let named = |wanted: &NamedFile<'_>| Ok(Named::File(open_file(&folder.join(wanted.name), wanted.read_only)));
-    let options = OpenOptions { read_only: false, named: Some(&named), password: None };
-    patiently(|| resize(open_file(path, false), format, size, shrink, &options))
-}
-
 /// Grows an image step by step, and lets QEMU look at it after each.
 #[test]
 fn disks_grow_and_what_is_new_is_zeroes() {
