@@ -3,7 +3,6 @@
 pub(crate) mod new;
 #[cfg(test)]
 pub(crate) mod recording;
-pub(crate) mod scatter;
 
 use std::fs::File;
 use std::io;
@@ -18,7 +17,6 @@ use parking_lot::Mutex;
 use benchtop_block::file::try_lock;
 #[cfg(test)]
 use recording::try_lock;
-use scatter::Scatter;
 
 /// How much is written at once where zeroes must be written out, in bytes.
 const ZEROES_BYTES: u64 = 64 << 10;
@@ -163,7 +161,7 @@ impl ImageFile {
         if !self.padded || stored == wanted {
             return file::read_at(&self.file, offset_bytes, into).map_err(failed);
         }
-        let mut rest = Scatter::new(into);
+        let mut rest = pieces::Scatter::new(into);
         file::read_at(&self.file, offset_bytes, &rest.take(stored)).map_err(failed)?;
         rest.take(wanted - stored).iter().for_each(pieces::zero);
         Ok(())

@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
 
-use benchtop_block::BlockError;
+use benchtop_block::{BlockError, pieces};
 use benchtop_memory::VolatileSlice;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::buffer::{Blocks, LARGE_BLOCKS};
 use crate::core::Core;
-use crate::disk::scatter;
 use crate::layout::BLOCK_BYTES;
 
 const UNIT: u64 = BLOCK_BYTES as u64;
@@ -70,7 +69,7 @@ impl Core {
         let put = |at: u64, until: u64, blocks: Result<Blocks, BlockError>| -> Result<(), BlockError> {
             let blocks = blocks?;
             let skip = (at % UNIT) as usize;
-            scatter(&blocks.bytes()[skip..skip + (until - at) as usize], into, at - from);
+            pieces::scatter(&blocks.bytes()[skip..skip + (until - at) as usize], into, at - from);
             self.store.pool.put(blocks);
             Ok(())
         };

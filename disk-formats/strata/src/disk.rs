@@ -129,46 +129,6 @@ impl StrataDisk {
     }
 }
 
-/// Copies `into.len()` bytes from `offset` of the slices.
-fn gather(from: &[VolatileSlice<'_>], offset: u64, into: &mut [u8]) {
-    let mut skip = usize::try_from(offset).unwrap_or(usize::MAX);
-    let mut done = 0;
-    for slice in from {
-        if skip >= slice.len() {
-            skip -= slice.len();
-            continue;
-        }
-        let len = (slice.len() - skip).min(into.len() - done);
-        let Ok(part) = slice.subslice(skip, len) else { return };
-        part.copy_to(&mut into[done..done + len]);
-        done += len;
-        skip = 0;
-        if done == into.len() {
-            return;
-        }
-    }
-}
-
-/// Copies `from` to `offset` of the slices.
-pub(crate) fn scatter(from: &[u8], into: &[VolatileSlice<'_>], offset: u64) {
-    let mut skip = usize::try_from(offset).unwrap_or(usize::MAX);
-    let mut done = 0;
-    for slice in into {
-        if skip >= slice.len() {
-            skip -= slice.len();
-            continue;
-        }
-        let len = (slice.len() - skip).min(from.len() - done);
-        let Ok(part) = slice.subslice(skip, len) else { return };
-        part.copy_from(&from[done..done + len]);
-        done += len;
-        skip = 0;
-        if done == from.len() {
-            return;
-        }
-    }
-}
-
 impl DiskBackend for StrataDisk {
     fn info(&self) -> DiskInfo {
         let core = self.core();
@@ -198,12 +158,12 @@ impl DiskBackend for StrataDisk {
             len_bytes,
             |lba, count, at| {
                 let mut blocks = core.store.pool.take(count as usize);
-                gather(from, at, blocks.bytes_mut());
+                pieces::gather(from, at, blocks.bytes_mut());
                 core.write_blocks(lba, blocks)
             },
             |lba, within, len, at| {
                 let mut bytes = [0; BLOCK_BYTES];
-                gather(from, at, &mut bytes[..len]);
+                pieces::gather(from, at, &mut bytes[..len]);
                 core.change_part(lba, within, &bytes[..len])
             },
         )?;

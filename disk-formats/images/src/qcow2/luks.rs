@@ -115,7 +115,7 @@ impl Cipher {
     /// The host's.
     pub fn read(&self, file: &ImageFile, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
         let wanted = benchtop_block::pieces::len_bytes(into);
-        let mut rest = crate::file::scatter::Scatter::new(into);
+        let mut rest = benchtop_block::pieces::Scatter::new(into);
         let mut done = 0;
         while done < wanted {
             let here = (wanted - done).min(CHUNK_BYTES);

@@ -6,7 +6,6 @@ use benchtop_memory::VolatileSlice;
 use super::Qcow2Disk;
 use super::layout::{Compressed, Entry, Standard};
 use crate::error::{corrupt, unsupported};
-use crate::file::scatter::Scatter;
 
 /// Pieces looked up at once, so that the lock is not kept for a whole large request.
 const MAX_PIECES: usize = 128;
@@ -112,7 +111,7 @@ impl Qcow2Disk {
     /// `Corrupt`, the host's, or the backing file's.
     pub(super) fn read_held(&self, start: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
         let end = start.saturating_add(pieces::len_bytes(into));
-        let mut rest = Scatter::new(into);
+        let mut rest = pieces::Scatter::new(into);
         let mut at = start;
         while at < end {
             for piece in self.map(at, end)? {
@@ -154,7 +153,7 @@ impl Qcow2Disk {
     fn read_backing(&self, start: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
         let wanted = pieces::len_bytes(into);
         let stored = self.backing_bytes.saturating_sub(start).min(wanted);
-        let mut rest = Scatter::new(into);
+        let mut rest = pieces::Scatter::new(into);
         let head = rest.take(stored);
         if let Some(backing) = &self.backing
             && stored > 0

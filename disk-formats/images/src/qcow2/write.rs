@@ -9,7 +9,6 @@ use super::Qcow2Disk;
 use super::layout::{Entry, Standard};
 use super::meta::Meta;
 use super::read::Source;
-use crate::file::scatter::Scatter;
 
 /// Clusters that one step of a write changes, at most, and their bytes; at least one cluster is.
 const STEP_CLUSTERS: u64 = 64;
@@ -56,7 +55,7 @@ impl Qcow2Disk {
         } else {
             drop(held);
             let _held = self.ranges.hold(first, last, true);
-            let mut rest = Scatter::new(from);
+            let mut rest = pieces::Scatter::new(from);
             let mut at = start;
             while at < end {
                 self.commit_if_due()?;
@@ -94,7 +93,7 @@ impl Qcow2Disk {
     }
 
     fn write_runs(&self, runs: &[Range<u64>], from: &[VolatileSlice<'_>], durably: bool) -> Result<(), BlockError> {
-        let mut rest = Scatter::new(from);
+        let mut rest = pieces::Scatter::new(from);
         runs.iter().try_for_each(|run| {
             let part = rest.take(run.end - run.start);
             if durably { self.file.write_durably(run.start, &part) } else { self.file.write(run.start, &part) }
