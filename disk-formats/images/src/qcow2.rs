@@ -16,7 +16,8 @@
 //! clusters (2 MiB), and what waits for a commit (about 2 MiB). A request adds what it copies around itself: at most
 //! two clusters packed, one unpacked, 8 MiB for the window of Zstandard, or 64 KiB to decrypt in. While an image is open for writing, a set
 //! of the offsets its two first-level tables name (at most 80 MiB, for tables at their limits); while one is checked or
-//! repaired, 4 bytes for each of its clusters (at most 256 MiB).
+//! repaired, 4 bytes for each of its clusters (at most 256 MiB), and for a moment while it is opened for writing, where
+//! that is at most 16 MiB.
 //!
 //! Threads: a request first holds the guest clusters it names (`ranges`), shared to read and to write in place, alone
 //! to change where they are; the metadata is under one lock, which is not kept during transfers of data or syncs.
@@ -98,7 +99,7 @@ impl std::fmt::Debug for Qcow2Disk {
 impl Qcow2Disk {
     /// Takes an open descriptor, which must allow writing unless `read_only`, and locks the file against other VMs:
     /// a writer is alone, readers are not. An image that was not closed in order has its refcounts repaired when it
-    /// is opened for writing. Backing files need [`open_with_backing`](Self::open_with_backing).
+    /// is opened for writing. One whose tables are few is checked then, and refused where a write could destroy data. Backing files need [`open_with_backing`](Self::open_with_backing).
     ///
     /// # Errors
     /// `InUse` while somebody else holds it; `Unsupported` for what is no qcow2 image, uses something not built, or
@@ -165,7 +166,7 @@ impl Qcow2Disk {
         let refcounts = if read_only { None } else { Some(prepare_writing(&mut header, &file)?) };
         let mut meta = Meta::load(&header, &file)?;
         if let Some(refcounts) = refcounts {
-            meta.set_refcounts(refcounts);
+            meta.set_refcounts(refcounts)?;
         }
         let backing_bytes = backing.as_ref().map_or(0, |backing| backing.info().size_bytes);
         let unpacker = Unpacker::new(&header.layout, header.compression);
@@ -218,11 +219,19 @@ fn prepare_writing(header: &mut Header, file: &ImageFile) -> Result<Refcounts, B
         check::repair(header, file)?;
     }
     header.check_refcount_table(file.len_bytes())?;
-    let (_, snapshot_bytes) = snapshots::read(header, file)?;
-    let bits = header.layout.cluster_bits;
-    let clusters = |offset: u64, len: u64| offset >> bits..offset.saturating_add(len).div_ceil(1 << bits);
-    let fixed =
-        vec![0..1, clusters(header.l1_offset, header.l1_bytes()), clusters(header.snapshots_offset, snapshot_bytes)];
+    check::require_sound(header, file)?;
+    let (snapshots, snapshot_bytes) = snapshots::read(header, file)?;
+    let cluster_bytes = header.layout.cluster_bytes();
+    let clusters = |offset: u64, len: u64| match offset.saturating_add(len).checked_next_multiple_of(cluster_bytes) {
+        _ if len == 0 => 0..0,
+        end => offset - offset % cluster_bytes..end.unwrap_or(u64::MAX),
+    };
+    let mut fixed = vec![
+        0..cluster_bytes,
+        clusters(header.l1_offset, header.l1_bytes()),
+        clusters(header.snapshots_offset, snapshot_bytes),
+    ];
+    fixed.extend(snapshots.iter().map(|entry| clusters(entry.l1_offset, entry.l1_entries * 8)));
     let (table, table_clusters) = (header.refcount_table_offset, header.refcount_table_clusters);
     let refcounts = Refcounts::load(header.layout, table, table_clusters, fixed, file)?;
     if header.autoclear != 0 {

@@ -49,10 +49,11 @@ impl CheckReport {
     }
 
     fn of_qcow2(found: qcow2::CheckReport) -> Self {
-        let qcow2::CheckReport { leaked_clusters, uncounted_clusters, wrong_marks } = found;
+        let qcow2::CheckReport { leaked_clusters, uncounted_clusters, wrong_marks, shared_tables } = found;
         let mut report = Self::default();
         report.damage(uncounted_clusters, || format!("{uncounted_clusters} clusters are used and not counted"));
         report.damage(wrong_marks, || format!("{wrong_marks} clusters are marked as used once and are not"));
+        report.damage(shared_tables, || format!("{shared_tables} clusters of tables are used by something else, too"));
         report.leak(leaked_clusters, || format!("{leaked_clusters} clusters are counted and not used"));
         report
     }

@@ -1,6 +1,7 @@
 //! Counting who uses each cluster, to compare with the refcounts or to replace them.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use benchtop_block::{BlockError, BlockErrorKind};
 
@@ -13,6 +14,9 @@ use crate::file::ImageFile;
 
 /// Clusters of a file that can be counted: 256 MiB of counts, or 4 TiB of clusters of the usual 64 KiB.
 const MAX_CLUSTERS: u64 = 64 << 20;
+/// The same where they are only counted to open the image, and the bytes of tables then.
+const MAX_OPENED_CLUSTERS: u64 = 4 << 20;
+const MAX_OPENED_BYTES: u64 = 32 << 20;
 /// Tables read while counting, in bytes: this much and as much as four files. An honest image has each table a few
 /// times, once for each snapshot that shares it.
 const MIN_BUDGET_BYTES: u64 = 256 << 20;
@@ -26,6 +30,16 @@ pub struct CheckReport {
     pub uncounted_clusters: u64,
     /// Marks that a cluster is used once which are wrong: the same danger.
     pub wrong_marks: u64,
+    /// Clusters of a header or table of which there must be one, and whose room something else uses, whatever is
+    /// counted: the same danger.
+    pub shared_tables: u64,
+}
+
+impl CheckReport {
+    /// Whether a write could destroy somebody's data.
+    pub(super) fn is_dangerous(&self) -> bool {
+        self.uncounted_clusters > 0 || self.wrong_marks > 0 || self.shared_tables > 0
+    }
 }
 
 /// How often each cluster of the file is used.
@@ -33,6 +47,8 @@ pub(super) struct Survey<'a> {
     header: &'a Header,
     file: &'a ImageFile,
     counts: Vec<u32>,
+    /// Clusters of what is written in place: header, L1 tables, snapshot table, keys, refcount table and blocks.
+    sole: Vec<Range<u64>>,
     budget: u64,
 }
 
@@ -42,20 +58,24 @@ impl<'a> Survey<'a> {
     /// # Errors
     /// `Corrupt` for a table that makes no sense, `Unsupported` for more than can be counted, or the host's.
     pub fn take(header: &'a Header, file: &'a ImageFile) -> Result<Self, BlockError> {
+        Self::take_within(header, file, file.len_bytes().saturating_mul(4).saturating_add(MIN_BUDGET_BYTES))
+    }
+
+    /// The same with at most `budget` bytes of tables, else it is `Unsupported`.
+    fn take_within(header: &'a Header, file: &'a ImageFile, budget: u64) -> Result<Self, BlockError> {
         let clusters = file.len_bytes().div_ceil(header.layout.cluster_bytes());
         if clusters > MAX_CLUSTERS {
             return Err(BlockError::new(BlockErrorKind::Unsupported, "the image has too many clusters to count"));
         }
-        let budget = file.len_bytes().saturating_mul(4).saturating_add(MIN_BUDGET_BYTES);
         // The file may end where a cluster would begin that was given out and not written.
-        let mut survey = Self { header, file, counts: vec![0; clusters as usize + 1], budget };
-        survey.count(0, 1)?;
+        let mut survey = Self { header, file, counts: vec![0; clusters as usize + 1], sole: Vec::new(), budget };
+        survey.count_sole(0, 1)?;
         survey.count_tree(header.l1_offset, header.l1_entries)?;
         if let Some(keys) = header.encryption {
-            survey.count(keys.start, keys.len)?;
+            survey.count_sole(keys.start, keys.len)?;
         }
         let (entries, len) = snapshots::read(header, file)?;
-        survey.count(header.snapshots_offset, len)?;
+        survey.count_sole(header.snapshots_offset, len)?;
         for entry in entries {
             check_l1(&header.layout, entry.l1_offset, entry.l1_entries, file.len_bytes())?;
             survey.count_tree(entry.l1_offset, entry.l1_entries)?;
@@ -87,6 +107,22 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
+    /// The same for a range that nothing else may use.
+    fn count_sole(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.count(offset, len)?;
+        if let Some(last) = len.checked_sub(1) {
+            let bits = self.header.layout.cluster_bits;
+            self.sole.push(offset >> bits..(offset.saturating_add(last) >> bits) + 1);
+        }
+        Ok(())
+    }
+
+    /// Clusters that only one table should use, and something else does.
+    pub fn shared_tables(&self) -> u64 {
+        let count = |cluster: u64| self.counts.get(cluster as usize).copied().unwrap_or(0);
+        self.sole.iter().cloned().flatten().filter(|cluster| count(*cluster) > 1).count() as u64
+    }
+
     fn spend(&mut self, bytes: u64) -> Result<(), BlockError> {
         self.budget = self.budget.checked_sub(bytes).ok_or_else(|| {
             BlockError::new(BlockErrorKind::Unsupported, "the image has too many tables to count its clusters")
@@ -114,7 +150,7 @@ impl<'a> Survey<'a> {
 
     fn count_tree(&mut self, offset: u64, entries: u64) -> Result<(), BlockError> {
         let layout = self.header.layout;
-        self.count(offset, entries * 8)?;
+        self.count_sole(offset, entries * 8)?;
         let mut seen = HashSet::new();
         for (_, entry) in self.l2_tables(offset, entries)? {
             let table = entry & OFFSET_MASK;
@@ -171,12 +207,16 @@ impl<'a> Survey<'a> {
         self.header.check_refcount_table(self.file.len_bytes())?;
         let (offset, clusters) = (self.header.refcount_table_offset, self.header.refcount_table_clusters);
         let bytes = self.file.read_bytes(offset, (clusters << layout.cluster_bits) as usize)?;
-        self.count(offset, clusters << layout.cluster_bits)?;
+        self.count_sole(offset, clusters << layout.cluster_bits)?;
         let table: Vec<u64> = bytes.chunks_exact(8).map(|entry| be64(entry, 0)).collect();
         for block in table.iter().filter(|block| **block != 0) {
-            self.count(*block, 1)?;
+            self.count_sole(*block, 1)?;
         }
-        let mut report = CheckReport { wrong_marks: self.marks(false)?, ..CheckReport::default() };
+        let mut report = CheckReport {
+            wrong_marks: self.marks(false)?,
+            shared_tables: self.shared_tables(),
+            ..CheckReport::default()
+        };
         let entries = layout.block_entries();
         for (number, block) in (0u64..).zip(table) {
             let block = if block == 0 { Vec::new() } else { self.table(block)? };
@@ -195,6 +235,42 @@ impl<'a> Survey<'a> {
         }
         Ok(report)
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// To this thread every image is too large for [`require_sound`] to look at.
+    pub(super) static COUNTS_NOTHING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Refuses to write an image in which a write could destroy somebody's data. All tables are looked at where they are
+/// few: a large image would open too slowly. What the refcounts say is obeyed at each write all the same.
+///
+/// # Errors
+/// `Corrupt`, or the host's.
+pub(super) fn require_sound(header: &Header, file: &ImageFile) -> Result<(), BlockError> {
+    if file.len_bytes() >> header.layout.cluster_bits > MAX_OPENED_CLUSTERS {
+        return Ok(());
+    }
+    #[cfg(test)]
+    if COUNTS_NOTHING.get() {
+        return Ok(());
+    }
+    let survey = Survey::take_within(header, file, MAX_OPENED_BYTES);
+    let report = match survey.and_then(|mut survey| survey.compare()) {
+        Err(error) if error.kind() == BlockErrorKind::Unsupported => return Ok(()),
+        Err(error) => {
+            return Err(BlockError::new(error.kind(), format!("{error}; the image can be opened read-only")));
+        }
+        Ok(report) => report,
+    };
+    if report.is_dangerous() {
+        let advice = "it can be repaired, or opened read-only";
+        return Err(corrupt(format!(
+            "the image's counts of clusters are wrong, and a write could destroy data; {advice}"
+        )));
+    }
+    Ok(())
 }
 
 /// Writes refcounts for `counts` behind everything else of the file: blocks, then the table that names them. Returns
@@ -263,6 +339,9 @@ pub(super) fn repair(header: &mut Header, file: &ImageFile) -> Result<(), BlockE
         BlockError::new(error.kind(), context)
     };
     let mut survey = Survey::take(header, file).map_err(advice)?;
+    if survey.shared_tables() > 0 {
+        return Err(advice(corrupt("tables share room")));
+    }
     survey.marks(true).map_err(advice)?;
     let counts = survey.into_counts();
     header.incompatible &= !(DIRTY | CORRUPT);

@@ -75,11 +75,29 @@ impl Meta {
     }
 
     /// Lets writes in.
-    pub fn set_refcounts(&mut self, mut refcounts: Refcounts) {
+    ///
+    /// # Errors
+    /// `Corrupt` for an L2 table that is used twice, or lies on another table.
+    pub fn set_refcounts(&mut self, mut refcounts: Refcounts) -> Result<(), BlockError> {
         for offset in self.l1.iter().map(|entry| entry & OFFSET_MASK).filter(|offset| *offset != 0) {
-            refcounts.guard(offset >> self.layout.cluster_bits, true);
+            let cluster = offset >> self.layout.cluster_bits;
+            if refcounts.is_metadata(cluster) {
+                let context = format!("the L2 table at {offset:#x} lies on another; the image can be opened read-only");
+                return Err(corrupt(context));
+            }
+            refcounts.guard(cluster, true);
         }
         self.refcounts = Some(refcounts);
+        Ok(())
+    }
+
+    /// Whether a cluster that is marked as used once is counted so, too. One that is not must not be written in place.
+    ///
+    /// # Errors
+    /// `Corrupt`, or the host's.
+    pub fn is_sole(&mut self, host: u64, file: &ImageFile) -> Result<bool, BlockError> {
+        let Some(refcounts) = &self.refcounts else { return Ok(false) };
+        refcounts.get(host >> self.layout.cluster_bits, &mut self.tables, file).map(|count| count == 1)
     }
 
     fn place(&self, cluster: u64) -> (usize, u64) {
@@ -157,6 +175,7 @@ impl Meta {
         let old = self.l2(cluster)?;
         if let Some(table) = old
             && self.l1.get(index).is_some_and(|entry| entry & COPIED != 0)
+            && self.is_sole(table, file)?
         {
             return Ok(table);
         }

@@ -15,6 +15,7 @@ use super::tables::{Kind, Tables};
 use crate::error::corrupt;
 use crate::fields::be64;
 use crate::file::ImageFile;
+use crate::mapped::Own;
 
 /// Refcount blocks that one allocation looks at, at most, before it takes a cluster behind the end.
 const SCAN_BLOCKS: usize = 16;
@@ -48,17 +49,18 @@ pub(super) struct Refcounts {
     end: u64,
     /// Nothing from this cluster on was ever written.
     untouched: u64,
-    /// Clusters of tables that have several, which no data may overwrite whatever their refcounts say.
-    fixed: Vec<Range<u64>>,
+    /// Header and tables that may have several clusters, in bytes of the file: no data may overwrite them, whatever is
+    /// counted.
+    fixed: Own,
     /// The same for L2 tables and refcount blocks.
     tables: HashSet<u64>,
 }
 
 impl Refcounts {
-    /// Reads the table. `fixed` are the clusters of header, L1 table and snapshot table.
+    /// Reads the table. `fixed` are the header, L1 tables and the snapshot table, in bytes.
     ///
     /// # Errors
-    /// The host's.
+    /// `Corrupt` where they, the table and its blocks share room; the host's.
     pub fn load(
         layout: Layout,
         table_offset: u64,
@@ -70,7 +72,13 @@ impl Refcounts {
         let bytes = file.read_bytes(table_offset, len as usize)?;
         let table: Vec<u64> = bytes.chunks_exact(8).map(|entry| be64(entry, 0)).collect();
         let first = table_offset >> layout.cluster_bits;
-        let tables = table.iter().filter(|entry| **entry != 0).map(|entry| entry >> layout.cluster_bits).collect();
+        let blocks = table.iter().copied().filter(|entry| *entry != 0);
+        let tables: HashSet<u64> = blocks.clone().map(|entry| entry >> layout.cluster_bits).collect();
+        // All of them are written in place.
+        let blocks = blocks.map(|block| block..block.saturating_add(layout.cluster_bytes()));
+        let alone = blocks.chain(std::iter::once(table_offset..table_offset.saturating_add(len)));
+        Own::new(fixed.iter().cloned().chain(alone).collect()).require_sound()?;
+        let fixed = Own::new(fixed);
         let end = file.len_bytes().div_ceil(layout.cluster_bytes());
         Ok(Self {
             layout,
@@ -98,9 +106,11 @@ impl Refcounts {
 
     /// Whether a cluster holds metadata, as far as the tables in use say. Data must not go there.
     pub fn is_metadata(&self, cluster: u64) -> bool {
+        let host = cluster.saturating_mul(self.layout.cluster_bytes());
         self.tables.contains(&cluster)
             || self.table_clusters.contains(&cluster)
-            || self.fixed.iter().chain(&self.old_tables).any(|range| range.contains(&cluster))
+            || self.fixed.holds(host, host.saturating_add(self.layout.cluster_bytes()))
+            || self.old_tables.iter().any(|range| range.contains(&cluster))
     }
 
     fn place(&self, cluster: u64) -> (usize, u64) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use benchtop_block::{BlockError, BlockErrorKind, DiskBackend};
 
 use super::Qcow2Disk;
-use super::check::{Survey, repair, switch_refcounts};
+use super::check::{Survey, repair, require_sound, switch_refcounts};
 use super::header::{self, Header, MAX_L1_BYTES};
 use crate::error::{corrupt, unsupported};
 use crate::file::ImageFile;
@@ -39,6 +39,8 @@ pub(crate) fn resize(file: File, size_bytes: u64, backing: Option<Arc<dyn DiskBa
         repair(&mut header, &file)?;
     }
     if header.layout.l1_entries(size_bytes) > header.l1_entries {
+        header.check_refcount_table(file.len_bytes())?;
+        require_sound(&header, &file)?;
         grow_l1(&mut header, &file, size_bytes)?;
     }
     let disk = Qcow2Disk::open_on(file, backing, None)?;

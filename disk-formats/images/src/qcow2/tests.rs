@@ -2,6 +2,7 @@ mod basic;
 mod crash;
 mod hostile;
 mod qemu;
+mod shared;
 
 use std::fs::File;
 use std::path::Path;

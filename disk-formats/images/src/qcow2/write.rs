@@ -87,6 +87,9 @@ impl Qcow2Disk {
                 return Ok(None);
             }
             meta.check_data(host, &self.file)?;
+            if !meta.is_sole(host, &self.file)? {
+                return Ok(None);
+            }
             add_run(&mut runs, host + part.start, part.end - part.start);
         }
         Ok(Some(runs))
@@ -144,8 +147,12 @@ impl Qcow2Disk {
     ) -> Result<Plan, BlockError> {
         let layout = &self.header.layout;
         let touched = layout.mask(start, end);
-        if let Entry::Standard(entry @ Standard { host: Some(host), copied: true, alloc, zero }) = old {
+        if let Entry::Standard(Standard { host: Some(host), copied: true, .. }) = old {
             meta.check_data(host, &self.file)?;
+        }
+        if let Entry::Standard(entry @ Standard { host: Some(host), copied: true, alloc, zero }) = old
+            && meta.is_sole(host, &self.file)?
+        {
             let new = Standard { alloc: alloc | touched, zero: zero & !touched, ..entry };
             return Ok(Plan { cluster, start, end, old, new, host, allocated: None, gained: touched & !alloc });
         }

@@ -9,6 +9,7 @@ use flate2::write::DeflateEncoder;
 
 use super::*;
 use crate::fields::be64;
+use crate::qcow2::check::COUNTS_NOTHING;
 use crate::qcow2::layout::COMPRESSED;
 
 const DISK_BYTES: u64 = 128 << 10;
@@ -47,21 +48,25 @@ fn sample(extended: bool) -> Vec<u8> {
     let mut bytes = std::fs::read(&path).unwrap();
     let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     bytes.truncate(used.next_multiple_of(cluster as usize));
-    // The first cluster becomes a compressed one, in a cluster at the end; the one behind lists a snapshot.
+    // The first cluster becomes a compressed one, in a cluster at the end; the one behind lists a snapshot, whose L1 table
+    // is the third.
     let end = bytes.len();
-    bytes.resize(end + 2 * cluster as usize, 0);
+    bytes.resize(end + 3 * cluster as usize, 0);
     let packed = deflated(&vec![7; cluster as usize]);
     bytes[end + 5..end + 5 + packed.len()].copy_from_slice(&packed);
     let l1 = be64(&bytes, 40) as usize;
     let l2 = (be64(&bytes, l1) & layout::OFFSET_MASK) as usize;
     bytes[l2..l2 + 8].copy_from_slice(&(COMPRESSED | (end as u64 + 5)).to_be_bytes());
-    let table = end + cluster as usize;
-    bytes[table..table + 8].copy_from_slice(&(l1 as u64).to_be_bytes());
+    let (table, copy) = (end + cluster as usize, end + 2 * cluster as usize);
+    bytes.copy_within(l1..l1 + cluster as usize, copy);
+    bytes[table..table + 8].copy_from_slice(&(copy as u64).to_be_bytes());
     (bytes[table + 11], bytes[table + 13], bytes[table + 15], bytes[table + 39]) = (1, 1, 4, 16);
     bytes[table + 56..table + 61].copy_from_slice(b"1name");
     bytes[63] = 1;
     bytes[64..72].copy_from_slice(&(table as u64).to_be_bytes());
-    bytes
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(repair(File::options().read(true).write(true).open(&path).unwrap()).unwrap(), CheckReport::default());
+    std::fs::read(&path).unwrap()
 }
 
 /// Everything a guest and a user can do to an image. Errors are answers.
@@ -73,7 +78,9 @@ fn exercise(bytes: &[u8]) -> usize {
     let file = memory_file(bytes);
     note(info(&file).is_err());
     note(check(&file).is_err());
-    for read_only in [true, false] {
+    // As a large image, which is not looked at as a whole when it is opened, too.
+    for (read_only, large) in [(true, false), (false, false), (false, true)] {
+        COUNTS_NOTHING.set(large);
         let file = memory_file(bytes);
         let named = info(&file).is_ok_and(|info| info.backing_name.is_some());
         let disk = match named {
@@ -104,6 +111,7 @@ fn exercise(bytes: &[u8]) -> usize {
         }
         drop(disk);
     }
+    COUNTS_NOTHING.set(false);
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     failures
 }
@@ -117,7 +125,10 @@ fn peak_kib() -> u64 {
 
 /// The bytes of a sample that are metadata, and of each cluster with large ones only the start, where something is.
 fn metadata(bytes: &[u8], cluster: usize) -> Vec<usize> {
-    let mut clusters = vec![0, bytes.len() / cluster - 2, bytes.len() / cluster - 1];
+    let (snapshots, l2) = (be64(bytes, 64), be64(bytes, be64(bytes, 40) as usize) & layout::OFFSET_MASK);
+    let packed = be64(bytes, l2 as usize) & (layout::OFFSET_MASK >> 8);
+    let mut clusters: Vec<usize> =
+        [0, snapshots, be64(bytes, snapshots as usize), packed].map(|offset| offset as usize / cluster).into();
     for field in [40, 48] {
         let table = be64(bytes, field) as usize;
         clusters.push(table / cluster);
@@ -203,7 +214,11 @@ fn data_does_not_go_where_metadata_is() {
         let l2 = (be64(&bytes, be64(&bytes, 40) as usize) & layout::OFFSET_MASK) as usize;
         let target = be64(&bytes, field) | layout::COPIED;
         bytes[l2..l2 + 8].copy_from_slice(&target.to_be_bytes());
+        let error = Qcow2Disk::open(memory_file(&bytes), false).unwrap_err();
+        assert_eq!(error.kind(), BlockErrorKind::Corrupt, "{error}");
+        COUNTS_NOTHING.set(true);
         let disk = Qcow2Disk::open(memory_file(&bytes), false).unwrap();
+        COUNTS_NOTHING.set(false);
         let error = write(&disk, 0, &[9; 512], &[], false).unwrap_err();
         assert_eq!(error.kind(), BlockErrorKind::Corrupt, "{error}");
         read(&disk, 0, 512, &[]).unwrap();
