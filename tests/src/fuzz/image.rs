@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use benchtop_block::{BlockError, BlockErrorKind, DiskBackend, MemoryDisk};
-use benchtop_images::image::{self, CreateOptions, Named, NamedFile, NamedRole, OpenOptions, Shrink};
+use benchtop_images::image::{self, CreateOptions, Named, NamedFile, NamedRole, OpenOptions, Shrink, Variant};
 use benchtop_images::{Format, probe};
 use benchtop_memory::VolatileSlice;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -101,7 +101,8 @@ impl Seed {
     pub(super) fn fix(mut self, fix: fn(&File) -> io::Result<()>) -> Self {
         let file = self.files[0].1.write().expect("a file in memory");
         fix(&file).expect("a file in memory");
-        let mut bytes = vec![0; self.files[0].1.len as usize];
+        let len = file.metadata().expect("a file in memory").len();
+        let mut bytes = vec![0; len as usize];
         file.read_exact_at(&mut bytes, 0).expect("a file in memory");
         self.files[0].1 = Sparse::of(&bytes);
         self
@@ -199,7 +200,24 @@ pub(super) struct Target {
     pub fix: fn(&File) -> io::Result<()>,
 }
 
+#[cfg(test)]
 impl Target {
+    /// That all its seeds are.
+    pub(super) fn expect_sound(&self) {
+        for (number, seed) in self.seeds.iter().enumerate() {
+            seed.expect_sound(&format!("seed {number}"));
+        }
+    }
+}
+
+impl Target {
+    /// A dynamic and a fixed image of a format, used a little.
+    pub(super) fn of(format: Format, dynamic_bytes: u64, fixed_bytes: u64, fix: fn(&File) -> io::Result<()>) -> Self {
+        let dynamic = seeds(&CreateOptions::new(format, dynamic_bytes));
+        let fixed = seeds(&CreateOptions { variant: Variant::Fixed, ..CreateOptions::new(format, fixed_bytes) });
+        Self { seeds: [dynamic, fixed].concat(), fix }
+    }
+
     /// Runs one input.
     pub(super) fn run(&self, data: &[u8]) {
         let mut input = Input(data);

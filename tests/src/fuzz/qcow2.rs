@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use benchtop_images::{Format, qcow2};
 
-use super::image::{Sparse, Target, used};
+use super::image::{Sparse, Target, again, used};
 
 const CLUSTER: usize = 4096;
 /// A cluster of one letter, packed with deflate.
@@ -34,7 +34,8 @@ static TARGET: LazyLock<Target> = LazyLock::new(|| {
         let mut bytes = seed.files[0].1.bytes();
         change(&mut bytes);
         seed.files[0].1 = Sparse::of(&bytes);
-        seeds.push(seed);
+        // Nobody counted the clusters that came to it.
+        seeds.push(seed.fix(|file| qcow2::repair(again(file, false)?).map(drop).map_err(io::Error::other)));
     }
     Target { seeds, fix }
 });
@@ -154,14 +155,7 @@ mod tests {
 
     #[test]
     fn every_seed_opens_as_what_it_is_meant_to_be() {
-        for (number, seed) in super::TARGET.seeds.iter().enumerate() {
-            // Nobody counted the clusters of the last two.
-            if number < super::TARGET.seeds.len() - 2 {
-                seed.expect_sound(&format!("seed {number}"));
-            } else {
-                seed.expect_readable(true, &format!("seed {number}"));
-            }
-        }
+        super::TARGET.expect_sound();
         let info = |seed: usize| super::TARGET.seeds[seed].info();
         let count = super::TARGET.seeds.len();
         assert_eq!(info(count - 2).snapshots.len(), 1);

@@ -7,9 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::LazyLock;
 
 use benchtop_images::Format;
-use benchtop_images::image::{CreateOptions, Variant};
 
-use super::image::{Seed, Sparse, Target, seeds};
+use super::image::{Seed, Sparse, Target};
 
 const KIB: usize = 1 << 10;
 /// Where the headers and the region tables are, and how long they are, in bytes ([MS-VHDX] 2.2).
@@ -25,10 +24,10 @@ const LOG_SECTOR: usize = 4 * KIB;
 const LOG_BYTES: usize = 64 * KIB;
 
 static TARGET: LazyLock<Target> = LazyLock::new(|| {
-    let dynamic = seeds(&CreateOptions::new(Format::Vhdx, 4 << 20));
-    let fixed = seeds(&CreateOptions { variant: Variant::Fixed, ..CreateOptions::new(Format::Vhdx, 1 << 20) });
-    let logs = dynamic.iter().map(|seed| with_log(seed).fix(fix)).collect();
-    Target { seeds: [dynamic.to_vec(), fixed.to_vec(), logs].concat(), fix }
+    let mut target = Target::of(Format::Vhdx, 4 << 20, 1 << 20, fix);
+    let logs: Vec<Seed> = target.seeds[..2].iter().map(|seed| with_log(seed).fix(fix)).collect();
+    target.seeds.extend(logs);
+    target
 });
 
 fn number(bytes: &[u8], at: usize) -> usize {
