@@ -297,7 +297,7 @@ impl Core {
             size_bytes,
             ..superblock.clone()
         };
-        let key = self.store.keys.superblock_key().ok_or_else(no_key)?;
+        let key = self.store.keys.superblock_key(next.has_slots()).ok_or_else(no_key)?;
         medium.write_at(next.offset(), &[&next.encode(&key)[..]]).map_err(io_error("writing the superblock"))?;
         medium.sync().map_err(io_error("making the superblock durable"))?;
         *superblock = next;

@@ -277,7 +277,6 @@ impl Core {
             let decrypted = !checkpoints.superblock.cipher.is_secret();
             if decrypted {
                 checkpoints.superblock.slots = Slots::default();
-                self.store.keys.set_master(None);
             }
             decrypted
         };
@@ -290,6 +289,8 @@ impl Core {
             let mut checkpoints = self.checkpoints.lock();
             let next = checkpoints.superblock.clone();
             self.write_superblocks(&mut checkpoints.superblock, next)?;
+            // Not before: a superblock that an opening finds may still want it.
+            self.store.keys.set_master(None);
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ use crate::layout::BLOCK_BYTES;
 use crate::open::{OpenOptions, Purpose};
 use crate::pens::Pens;
 use crate::points::Retention;
+use crate::seal::Keyring;
+use crate::superblock::Superblock;
 
 /// A Strata disk.
 #[derive(Debug)]
@@ -193,7 +195,12 @@ impl DiskBackend for StrataDisk {
         drop(threads.take());
         // What the host's cache has of the file may be what it failed to write.
         old.store.medium.forget().map_err(io_error("opening the disk anew"))?;
-        let unlock = &mut |_superblock: &_| old.store.keys.anew().ok_or_else(crate::open::no_memory);
+        // While a disk is being encrypted or decrypted, the one in force may be from before or after.
+        let keys = |superblock: &Superblock| match superblock.has_slots() {
+            true => old.store.keys.anew(),
+            false => Keyring::new(None),
+        };
+        let unlock = &mut |superblock: &_| keys(superblock).ok_or_else(crate::open::no_memory);
         let core = Arc::new(Core::open(&old.store.medium, unlock, &OpenOptions::default(), Purpose::Writing)?);
         *threads = Some(Threads::start(&core));
         *self.core.write() = core;
@@ -214,11 +221,19 @@ impl DiskBackend for StrataDisk {
 impl Drop for StrataDisk {
     fn drop(&mut self) {
         drop(self.threads.lock().take());
-        if !self.core().read_only && !self.core().state.lock().poisoned {
+        let core = self.core();
+        if core.read_only {
+            return;
+        }
+        let poisoned = || core.state.lock().poisoned;
+        if !poisoned() {
             // What was acknowledged and not flushed may be lost; a clean end loses nothing.
-            if let Err(error) = self.core().commit(true).and_then(|_seq| self.checkpoint()) {
+            if let Err(error) = core.commit(true).and_then(|_seq| self.checkpoint()) {
                 tracing::error!(%error, "the disk could not be closed cleanly; opening it will read the log");
             }
+        }
+        if poisoned() {
+            crate::open::forget_what_failed(&*core.store.medium);
         }
     }
 }

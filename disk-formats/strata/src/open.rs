@@ -159,7 +159,11 @@ impl StrataDisk {
     /// [`ROLLED_BACK`](crate::ROLLED_BACK) or [`OTHER_DISK`](crate::OTHER_DISK).
     pub fn open_with(medium: Arc<dyn Medium>, options: &OpenOptions<'_>) -> Result<Self, BlockError> {
         let purpose = if options.read_only { Purpose::Reading } else { Purpose::Writing };
-        Self::open_for(&medium, options, purpose)
+        let result = Self::open_for(&medium, options, purpose);
+        if result.is_err() && !options.read_only {
+            forget_what_failed(&*medium);
+        }
+        result
     }
 
     pub(crate) fn open_for(
@@ -169,6 +173,14 @@ impl StrataDisk {
     ) -> Result<Self, BlockError> {
         let unlock = &mut |superblock: &_| unlock(superblock, options.password);
         Core::open(medium, unlock, options, purpose).map(Self::of)
+    }
+}
+
+/// What a sync failed to write stays in the host's cache and looks as if it were on its disk. Whoever opens the file next
+/// is to find what is there.
+pub(crate) fn forget_what_failed(medium: &dyn Medium) {
+    if let Err(error) = medium.forget() {
+        tracing::warn!(%error, "the host's cache may hold what it failed to write");
     }
 }
 
@@ -201,11 +213,12 @@ impl Core {
             options.expected.as_ref().map_or(Ok(()), |expected| expected.check_disk(&superblock))?;
             let keys = unlock(&superblock)?;
             let generation = superblock.generation;
-            let result = if superblock::is_authentic(&block, &keys.superblock_key().ok_or_else(no_key)?) {
-                Self::open_head(medium, keys, superblock, options, &mut purpose)
-            } else {
-                Err(corrupt("the superblock is not authentic"))
-            };
+            let result =
+                if superblock::is_authentic(&block, &keys.superblock_key(superblock.has_slots()).ok_or_else(no_key)?) {
+                    Self::open_head(medium, keys, superblock, options, &mut purpose)
+                } else {
+                    Err(corrupt("the superblock is not authentic"))
+                };
             match result {
                 Err(error) if purpose.passes_over(&error) => {
                     tracing::warn!(%error, generation, "a state of the disk can not be used; trying the one before");

@@ -150,7 +150,7 @@ impl Core {
     /// Writes a superblock with the head of now to both places, one after the other, so that the older holds nothing
     /// that the newer does not. A cut in between leaves one of each, and the next checkpoint replaces the older.
     pub(crate) fn write_superblocks(&self, current: &mut Superblock, next: Superblock) -> Result<(), BlockError> {
-        let key = self.store.keys.superblock_key().ok_or_else(no_key)?;
+        let key = self.store.keys.superblock_key(next.has_slots()).ok_or_else(no_key)?;
         let medium = &*self.store.medium;
         for _ in 0..2 {
             let next = Superblock { generation: current.generation + 1, ..next.clone() };

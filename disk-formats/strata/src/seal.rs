@@ -278,12 +278,13 @@ impl Keyring {
         Some(EpochKey::Sealing(secret))
     }
 
-    /// A key of its own for the superblock's checksum; zeroes for a plain disk, whose checksum anybody can make.
-    pub fn superblock_key(&self) -> Option<Key> {
-        match self.master() {
-            None => Some(Zeroizing::new([0; KEY_BYTES])),
-            Some(master) => derive(&master, &[], b"strata superblock"),
+    /// A key of its own for the superblock's checksum; zeroes where no key slot is used, for that one anybody can make.
+    /// `None` without the key it takes.
+    pub fn superblock_key(&self, has_slots: bool) -> Option<Key> {
+        if !has_slots {
+            return Some(Zeroizing::new([0; KEY_BYTES]));
         }
+        derive(&self.master()?, &[], b"strata superblock")
     }
 
     /// The newest epoch, in which heads and blocks are sealed now.
