@@ -168,7 +168,7 @@ pub(crate) struct MappedDisk<L: Layout> {
 
 impl<L: Layout> MappedDisk<L> {
     /// `block_bytes` is a positive multiple of a sector; `end_bytes` is where the next block goes, at the earliest: for
-    /// a writer not before what [`survey`] says.
+    /// a writer not before what [`survey()`] says.
     pub(crate) fn new(file: ImageFile, layout: L, info: DiskInfo, block_bytes: u32, end_bytes: u64) -> Self {
         Self {
             file,
