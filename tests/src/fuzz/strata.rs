@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock};
 use benchtop_block::{BlockError, DiskBackend};
 use benchtop_memory::VolatileSlice;
 use benchtop_strata::{CreateOptions, Medium, OpenOptions, Retention, StrataDisk};
+use highway::{HighwayHash as _, HighwayHasher};
 use parking_lot::Mutex;
 
 use super::Input;
@@ -152,14 +153,19 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     (0..8).rev().fold(0, |number, index| number << 8 | u64::from(bytes[at + index]))
 }
 
-/// A checksum: of what `purpose` says (0 a block, 1 a head), at an address or of a generation.
+/// A checksum of cipher 3: of what `purpose` says (0 a block, 1 a head), at an address or of a generation.
 fn tag(salt: &[u8], purpose: u8, number: u64, bytes: &[u8]) -> [u8; 16] {
-    let mut key = [0; 32];
-    key[..23].copy_from_slice(&salt[..23]);
-    key[23] = purpose;
-    key[24..].copy_from_slice(&number.to_le_bytes());
+    let mut what = [0; 32];
+    what[0] = purpose;
+    what[8..16].copy_from_slice(&number.to_le_bytes());
+    let word = |index: usize| u64_at(salt, index * 8);
+    let mut hasher = HighwayHasher::new(highway::Key([word(0), word(1), word(2), word(3)]));
+    hasher.append(&what);
+    hasher.append(bytes);
+    let [low, high] = hasher.finalize128();
     let mut tag = [0; 16];
-    tag.copy_from_slice(&blake3::keyed_hash(&key, bytes).as_bytes()[..16]);
+    tag[..8].copy_from_slice(&low.to_le_bytes());
+    tag[8..].copy_from_slice(&high.to_le_bytes());
     tag
 }
 
