@@ -37,7 +37,14 @@ impl Kind {
             2 => (false, Retention::OFF, true),
             _ => (false, scarce, true),
         };
-        Self { encrypted, retention, thins, large: seed / 4 % 8 == 1, converts: seed / 4 % 4 == 2, failing: false }
+        Self {
+            encrypted,
+            retention,
+            thins,
+            large: seed / 4 % 8 == 1,
+            converts: seed / 4 % 4 == 2,
+            failing: seed % 3 == 1,
+        }
     }
 }
 

@@ -68,6 +68,17 @@ pub fn look(bytes: Bytes, model: &mut Model, thins: bool) -> Result<Bytes, Lost>
     Ok(fault.seen())
 }
 
+/// Opens what is there, if the host lets it: it is what there was at some moment, and durable from here on.
+fn reopened(fault: &Arc<Fault>, model: &mut Model) -> Result<Option<StrataDisk>, Lost> {
+    let Ok(disk) = StrataDisk::open(fault.clone(), Some(PASSWORD), false) else { return Ok(None) };
+    let found = content(&disk).map_err(Lost)?;
+    if !model.allows(&found) {
+        return Err(Lost(format!("{found:?}\nis nothing that was there since\n{:?}", model.flushed)));
+    }
+    model.settle(found);
+    Ok(Some(disk))
+}
+
 /// One life: work, cut, look.
 fn life(before: Bytes, model: &mut Model, random: &mut Sequence, kind: &Kind, lie: Lie) -> Result<Bytes, Lost> {
     let cut_at = 1 + random.below(260);
@@ -87,18 +98,12 @@ fn life(before: Bytes, model: &mut Model, random: &mut Sequence, kind: &Kind, li
         // sync fail has it dropped; that a kill came in between is not in reach.
         fault.forget().map_err(|error| Lost(error.to_string()))?;
         fault.cut_after(cut_at);
-        if let Ok(disk) = StrataDisk::open(fault.clone(), Some(PASSWORD), false) {
-            let found = content(&disk).map_err(Lost)?;
-            if !model.allows(&found) {
-                return Err(Lost(format!("{found:?}\nis nothing that was there since\n{:?}", model.flushed)));
-            }
-            model.settle(found);
+        if let Some(disk) = reopened(&fault, model)? {
             fault.cut_after(cut_at);
             disk.abandon();
         }
     }
-    if let Ok(mut disk) = StrataDisk::open(fault.clone(), Some(PASSWORD), false) {
-        // What it found counts as flushed: opening makes it durable.
+    if let Some(mut disk) = reopened(&fault, model)? {
         let result = work(&mut disk, &fault, kind, model, random, 200);
         fault.cut();
         drop(disk);
