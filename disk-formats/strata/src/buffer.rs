@@ -11,7 +11,7 @@ use crate::layout::BLOCK_BYTES;
 pub const LARGE_BLOCKS: usize = 256;
 /// The sizes of buffers, in blocks, and how many of each are kept. Of single blocks, all that may wait for the file, and
 /// some.
-const SIZES: [(usize, usize); 3] = [(1, 4096), (64, 32), (LARGE_BLOCKS, 16)];
+const SIZES: [(usize, usize); 3] = [(1, 4096), (64, 96), (LARGE_BLOCKS, 16)];
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]

@@ -96,11 +96,8 @@ impl Core {
             Ok(released) => {
                 // Whoever still reads by the old map is waited for; then its blocks may be overwritten.
                 drop(self.readers.write());
-                let ranges = self.store.space.write().settle(released);
-                for (offset, len) in ranges {
-                    // Room that could not be given back stays taken, which harms nobody.
-                    let _kept = self.store.medium.punch(offset, len);
-                }
+                let freed = self.store.space.write().settle(released);
+                self.punch(&freed);
                 Ok(())
             }
             Err(error) => {

@@ -22,6 +22,11 @@ const SMALL_BATCHES: u32 = 4;
 /// How far: what one commit in many pays for the others.
 const AHEAD_BYTES: u64 = 1 << 20;
 
+/// Room that the file gets at its end, at once: a part of what it has,
+const RESERVED_PART: u64 = 2;
+/// and no more than this.
+const RESERVED_BYTES_MAX: u64 = 64 << 20;
+
 /// Aligned as direct I/O wants it.
 #[repr(align(4096))]
 pub struct Zeroes(pub [u8; 64 << 10]);
@@ -226,10 +231,30 @@ impl Core {
         Ok(())
     }
 
+    /// Gives a place room, before large batches go there: then none of them makes the file longer, and several can be
+    /// under way. At the file's end it is more than one place, for the host's file system lets all writes under way end
+    /// first.
+    fn reserve_place(&self, offset: u64) {
+        let reserved = self.reserved_until.load(Ordering::Relaxed);
+        if offset + SEGMENT_BYTES <= reserved {
+            return;
+        }
+        let end = self.store.space.read().end_bytes();
+        let mut len = SEGMENT_BYTES;
+        // The log has its next place already.
+        if offset + 2 * SEGMENT_BYTES >= end {
+            let grown = (offset - crate::layout::PLACES) / RESERVED_PART;
+            len = (grown - grown % SEGMENT_BYTES).clamp(SEGMENT_BYTES, RESERVED_BYTES_MAX);
+        }
+        // Whether there is room at all, the write will tell.
+        if self.store.medium.reserve(offset, len).is_ok() && len > SEGMENT_BYTES {
+            self.reserved_until.fetch_max(offset + len, Ordering::Relaxed);
+        }
+    }
+
     fn write_batch(&self, outgoing: &Outgoing) -> Result<(), BlockError> {
         if outgoing.reserve {
-            // Whether there is room at all, the write will tell.
-            let _reserved = self.store.medium.reserve(outgoing.offset, SEGMENT_BYTES);
+            self.reserve_place(outgoing.offset);
         }
         let mut slices = Vec::with_capacity(outgoing.parts.len() + 1);
         slices.push(outgoing.record.bytes());

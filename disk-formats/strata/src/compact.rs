@@ -4,6 +4,7 @@
 //! no change of the map, and does for restore points what it does for the newest state. Emptiest first is what costs
 //! least when blocks are overwritten at random.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use benchtop_block::BlockError;
@@ -13,7 +14,7 @@ use crate::checkpoint::Checkpoints;
 use crate::core::Core;
 use crate::disk::io_error;
 use crate::layout::{Address, BLOCK_BYTES, SEGMENT_BLOCKS, place_offset};
-use crate::space::Move;
+use crate::space::{Freed, Move};
 
 /// Garbage that is left alone, in blocks: 64 MiB.
 const GARBAGE_MIN: u64 = 16 << 10;
@@ -119,12 +120,19 @@ impl Core {
         Ok(())
     }
 
-    /// Gives free places back to the host, but for `keep` of them.
+    /// Gives free places back to the host, but for `keep` of them, and what was reserved behind the last.
     pub fn give_back(&self, keep: u64) {
-        let ranges = self.store.space.write().give_back(keep);
-        for (offset, len) in ranges {
+        let reserved_until = self.reserved_until.swap(0, Ordering::Relaxed);
+        let freed = self.store.space.write().give_back(keep, reserved_until);
+        self.punch(&freed);
+    }
+
+    /// Gives back what was freed. From then on it can be used again.
+    pub fn punch(&self, freed: &Freed) {
+        for (offset, len) in &freed.ranges {
             // Room that could not be given back stays taken, which harms nobody.
-            let _kept = self.store.medium.punch(offset, len);
+            let _kept = self.store.medium.punch(*offset, *len);
         }
+        self.store.space.write().given_back(&freed.places);
     }
 }

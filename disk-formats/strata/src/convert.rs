@@ -312,7 +312,8 @@ impl Core {
             let mut space = self.store.space.write();
             space.forget_before(first_segment);
             // Spare places are among the free ones then.
-            space.give_back(0);
+            let freed = space.give_back(0, 0);
+            space.given_back(&freed.places);
             space.dead_ranges(file_bytes)
         };
         let superblocks = crate::superblock::read_all(medium).map_err(io_error("reading the superblock"))?;

@@ -28,6 +28,8 @@ pub struct Core {
     pub moved: Condvar,
     /// A batch is full and its data there.
     pub full: Condvar,
+    /// Room was given to the file up to here, in bytes, perhaps behind its last place.
+    pub reserved_until: AtomicU64,
     /// Threads that write full batches.
     pub pens: AtomicUsize,
     /// Large reads under way.

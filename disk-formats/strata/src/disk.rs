@@ -9,7 +9,7 @@ use benchtop_memory::VolatileSlice;
 use parking_lot::{Mutex, RwLock};
 
 use crate::core::Core;
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, SPARE_AT_REST};
 use crate::layout::BLOCK_BYTES;
 use crate::open::{OpenOptions, Purpose};
 use crate::pens::Pens;
@@ -231,6 +231,7 @@ impl Drop for StrataDisk {
             if let Err(error) = core.commit(true).and_then(|_seq| self.checkpoint()) {
                 tracing::error!(%error, "the disk could not be closed cleanly; opening it will read the log");
             }
+            core.give_back(SPARE_AT_REST);
         }
         if poisoned() {
             crate::open::forget_what_failed(&*core.store.medium);

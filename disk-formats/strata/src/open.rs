@@ -337,6 +337,7 @@ impl Core {
             state: Mutex::new(state),
             moved: Condvar::new(),
             full: Condvar::new(),
+            reserved_until: AtomicU64::new(0),
             pens: AtomicUsize::new(0),
             large_reads: AtomicU64::new(0),
             synced: Mutex::new(synced),

@@ -9,7 +9,7 @@ use crate::commit::Claim;
 use crate::core::Core;
 
 /// Enough to keep the host's disk at work while one of them takes up the next batch.
-const PENS: usize = 3;
+const PENS: usize = 6;
 
 /// The running threads.
 #[derive(Debug)]

@@ -130,6 +130,8 @@ pub struct Space {
     spare: Places,
     /// Not in use, and given back to the host.
     holes: Places,
+    /// Being given back: nobody's until that is done, or it would take what is written there meanwhile.
+    leaving: Places,
     /// Segments in places that hold several.
     shared: HashMap<u32, u64>,
     /// Needed blocks.
@@ -139,8 +141,17 @@ pub struct Space {
     released: Released,
 }
 
-/// A range of the file to give back: offset and length in bytes.
+/// A range of the file: offset and length in bytes.
 pub type Range = (u64, u64);
+
+/// What the host is to have back. Afterwards it wants to be told to [`given_back`](Space::given_back).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Freed {
+    /// These ranges.
+    pub ranges: Vec<Range>,
+    /// Those of them that are whole places.
+    pub places: Vec<u32>,
+}
 
 impl Space {
     /// Of a new disk.
@@ -293,22 +304,26 @@ impl Space {
     pub fn cut_log(&mut self, segment: u64, slot: u64) {
         let later = self.segments.range(segment.saturating_add(1)..);
         let gone: Vec<u64> = later.filter(|(_, segment)| segment.kind == Kind::Log).map(|(id, _)| *id).collect();
+        let mut left = Vec::new();
         for id in gone {
             if let Some(segment) = self.segments.remove(&id) {
                 self.live -= segment.count;
-                self.leave(segment.left(), 0);
+                left.extend(self.leave(segment.left(), 0));
             }
         }
+        self.given_back(&left);
         (slot..SEGMENT_BLOCKS).for_each(|slot| self.clear(segment, slot));
     }
 
     /// Gives up all segments before that one, whatever was needed in them.
     pub fn forget_before(&mut self, first: u64) {
         let later = self.segments.split_off(&first);
+        let mut left = Vec::new();
         for segment in std::mem::replace(&mut self.segments, later).into_values() {
             self.live -= segment.count;
-            self.leave(segment.left(), 0);
+            left.extend(self.leave(segment.left(), 0));
         }
+        self.given_back(&left);
     }
 
     /// Nothing more is written into a segment; it goes when nothing in it is needed.
@@ -358,8 +373,8 @@ impl Space {
         self.released.places.extend(released.places);
     }
 
-    /// Frees what was taken; says which ranges the host may have back.
-    pub fn settle(&mut self, mut released: Released) -> Vec<Range> {
+    /// Frees what was taken; says what the host may have back.
+    pub fn settle(&mut self, mut released: Released) -> Freed {
         released.blocks.sort_unstable();
         released.blocks.dedup();
         let mut ranges = Vec::new();
@@ -381,15 +396,14 @@ impl Space {
                 released.places.push(segment.left());
             }
         }
-        for left in released.places {
-            ranges.extend(self.leave(left, SPARE_PLACES));
-        }
-        ranges
+        let places: Vec<u32> = released.places.into_iter().filter_map(|left| self.leave(left, SPARE_PLACES)).collect();
+        ranges.extend(places.iter().map(|place| (place_offset(*place), SEGMENT_BYTES)));
+        Freed { ranges, places }
     }
 
-    /// A segment left its place, which is free if it was the last; what the host gets back if there are more than
-    /// `spare` free ones.
-    fn leave(&mut self, left: Left, spare: u64) -> Option<Range> {
+    /// A segment left its place, which is free if it was the last; the place, if the host gets it back because there are
+    /// more than `spare` free ones.
+    fn leave(&mut self, left: Left, spare: u64) -> Option<u32> {
         if left.shared {
             let others = self.shared.get_mut(&left.place)?;
             *others -= 1;
@@ -402,20 +416,42 @@ impl Space {
             self.spare.insert(left.place);
             return None;
         }
-        self.holes.insert(left.place);
-        Some((place_offset(left.place), SEGMENT_BYTES))
+        self.leaving.insert(left.place);
+        Some(left.place)
     }
 
-    /// Keeps at most `keep` free places as they are; what the host gets back.
-    pub fn give_back(&mut self, keep: u64) -> Vec<Range> {
-        let mut ranges = Vec::new();
+    /// Keeps at most `keep` free places as they are, and nothing behind the last up to `reserved_until` bytes in the
+    /// file; what the host gets back.
+    pub fn give_back(&mut self, keep: u64, reserved_until: u64) -> Freed {
+        let mut places = Vec::new();
         while self.spare.len() > keep
             && let Some(place) = self.spare.take_first()
         {
-            self.holes.insert(place);
-            ranges.push((place_offset(place), SEGMENT_BYTES));
+            self.leaving.insert(place);
+            places.push(place);
         }
-        ranges
+        while self.end_bytes() < reserved_until
+            && let Some(next) = self.places.checked_add(1)
+        {
+            self.leaving.insert(self.places);
+            places.push(self.places);
+            self.places = next;
+        }
+        Freed { ranges: places.iter().map(|place| (place_offset(*place), SEGMENT_BYTES)).collect(), places }
+    }
+
+    /// The host has these back, as far as it wanted them.
+    pub fn given_back(&mut self, places: &[u32]) {
+        for place in places {
+            if self.leaving.remove(*place) {
+                self.holes.insert(*place);
+            }
+        }
+    }
+
+    /// Where the last place ends in the file, in bytes.
+    pub fn end_bytes(&self) -> u64 {
+        place_offset(self.places)
     }
 
     /// Every place nobody uses, and what is behind the last, up to the end of a file of so many bytes.
@@ -549,7 +585,7 @@ impl Space {
 
     /// How full the file is.
     pub fn usage(&self) -> Usage {
-        let free = self.spare.len() + self.holes.len();
+        let free = self.spare.len() + self.holes.len() + self.leaving.len();
         Usage { live_blocks: self.live, used_blocks: u64::from(self.places).saturating_sub(free) * SEGMENT_BLOCKS }
     }
 }

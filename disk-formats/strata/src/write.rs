@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use benchtop_block::BlockError;
 
-use crate::buffer::{Blocks, LARGE_BLOCKS};
+use crate::buffer::Blocks;
 use crate::core::{Core, STRIPE_BLOCKS};
 use crate::disk::now_ms;
 use crate::layout::{Address, BLOCK_BYTES, Pointer, Tag};
@@ -13,6 +13,8 @@ use crate::pages::no_key;
 use crate::state::{State, WORK_DUE};
 
 const UNIT: u64 = BLOCK_BYTES as u64;
+/// Blocks that are copied and sealed at a time: what was copied is still in the processor's cache when it is sealed.
+const PIECE_BLOCKS: u64 = 64;
 
 /// Changed blocks that a checkpoint waits for. Random writes over a large disk change a page of the map each; the more
 /// are gathered, the fewer pages are written more than once.
@@ -31,7 +33,7 @@ fn is_zero(block: &[u8]) -> bool {
 }
 
 impl Core {
-    /// Writes whole blocks, at most [`LARGE_BLOCKS`], whose content is in a buffer.
+    /// Writes whole blocks, at most [`PIECE_BLOCKS`], whose content is in a buffer.
     pub fn write_blocks(&self, lba: u64, blocks: Blocks) -> Result<(), BlockError> {
         let count = blocks.count();
         let zero_at = |index: usize| is_zero(blocks.run(index, 1));
@@ -171,7 +173,7 @@ impl Core {
         self.write_blocks(lba, blocks)
     }
 
-    /// Calls `whole` with every run of whole blocks (at most [`LARGE_BLOCKS`] long) under its shared lock, and `part`
+    /// Calls `whole` with every run of whole blocks (at most [`PIECE_BLOCKS`] long) under its shared lock, and `part`
     /// with every piece of a block under its own, in order: first block, offset in bytes from the request's start.
     pub fn split(
         &self,
@@ -187,7 +189,7 @@ impl Core {
             let stripe = self.stripe(lba);
             if at.is_multiple_of(UNIT) && end - at >= UNIT {
                 let to_stripe_end = STRIPE_BLOCKS - lba % STRIPE_BLOCKS;
-                let count = ((end - at) / UNIT).min(LARGE_BLOCKS as u64).min(to_stripe_end);
+                let count = ((end - at) / UNIT).min(PIECE_BLOCKS).min(to_stripe_end);
                 let _shared = stripe.read();
                 whole(lba, count, at - offset_bytes)?;
                 at += count * UNIT;

@@ -2,7 +2,9 @@ use super::*;
 
 fn settle(space: &mut Space) -> Vec<Range> {
     let released = space.take_released();
-    space.settle(released)
+    let freed = space.settle(released);
+    space.given_back(&freed.places);
+    freed.ranges
 }
 
 #[test]
@@ -22,8 +24,19 @@ fn a_place_is_used_again_when_nothing_in_it_is_needed() {
     assert_eq!(again, Begun { segment: id + 1, place, fresh: false }, "numbers are not used twice");
     space.end(again.segment);
     settle(&mut space);
-    assert_eq!(space.give_back(0), [(place_offset(place), SEGMENT_BYTES)]);
-    assert!(space.begin(Kind::Log).unwrap().fresh);
+    // While the host takes it back nobody may write there.
+    let freed = space.give_back(0, 0);
+    assert_eq!(freed.ranges, [(place_offset(place), SEGMENT_BYTES)]);
+    let other = space.begin(Kind::Log).unwrap();
+    assert!(other.fresh && other.place != place);
+    space.given_back(&freed.places);
+    assert_eq!(space.begin(Kind::Log).unwrap().place, place);
+    // What was reserved behind the last place.
+    let end = space.end_bytes();
+    let freed = space.give_back(0, end + 2 * SEGMENT_BYTES);
+    assert_eq!(freed.ranges, [(end, SEGMENT_BYTES), (end + SEGMENT_BYTES, SEGMENT_BYTES)]);
+    let behind = space.begin(Kind::Log).unwrap();
+    assert_eq!(place_offset(behind.place), end + 2 * SEGMENT_BYTES);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow};
 use benchtop_block::{
     BlockError, CacheMode, Completed, CompletionSink, Disk, DiskBackend, DiskOptions, Operation, Request, Submission,
 };
-use benchtop_memory::IoBuffer;
+use benchtop_memory::{Gpa, GuestMemory, IoBuffer, ScatterList};
 use clap::ValueEnum;
 use parking_lot::{Condvar, Mutex};
 
@@ -135,6 +135,21 @@ pub fn noise(len: u64) -> Vec<u8> {
     (0..len / 8).flat_map(|_| random.next().to_le_bytes()).collect()
 }
 
+/// `count` pieces of a guest's memory, each with [`noise`] in it: aligned to pages, as guests' and QEMU's buffers are.
+fn guest_buffers(count: u32, len: u64) -> Result<Vec<IoBuffer>> {
+    let room = len.next_multiple_of(4096);
+    let memory = GuestMemory::new(&[(0, room * u64::from(count))])?;
+    let content = noise(len);
+    let buffer = |index: u32| -> Result<IoBuffer> {
+        let address = Gpa(room * u64::from(index));
+        memory.write(address, &content)?;
+        let mut list = ScatterList::new(&memory);
+        list.push(address, u32::try_from(len)?)?;
+        Ok(IoBuffer::Guest(list))
+    };
+    (0..count).map(buffer).collect()
+}
+
 /// The loop of requests on a [`Disk`].
 #[derive(Debug)]
 struct Loop {
@@ -156,7 +171,7 @@ struct LoopState {
     in_flight: u64,
     flushing: bool,
     /// Of those not in flight.
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<IoBuffer>,
     result: Option<Result<(), BlockError>>,
 }
 
@@ -174,7 +189,7 @@ impl Loop {
                 let Some(buffer) = state.buffers.pop() else { break };
                 let operation = if self.load.write { Operation::Write { fua: false } } else { Operation::Read };
                 let (offset_bytes, len_bytes) = (state.offset_bytes, self.load.block_bytes);
-                requests.push(self.request(DATA, operation, offset_bytes, len_bytes, IoBuffer::Host(buffer)));
+                requests.push(self.request(DATA, operation, offset_bytes, len_bytes, buffer));
                 state.offset_bytes = (offset_bytes + self.load.step_bytes) % self.size_bytes;
                 state.issued += 1;
                 state.in_flight += 1;
@@ -228,9 +243,7 @@ impl Loop {
         } else {
             state.in_flight -= 1;
             state.done += 1;
-            if let IoBuffer::Host(buffer) = completed.buffer {
-                state.buffers.push(buffer);
-            }
+            state.buffers.push(completed.buffer);
             if self.load.flush {
                 if state.in_flight > 0 {
                     return;
@@ -264,7 +277,6 @@ impl CompletionSink for Nobody {
 fn by_queue(image: &Arc<dyn DiskBackend>, load: Load) -> Result<Done> {
     let cache = if load.writethrough { CacheMode::Writethrough } else { CacheMode::Writeback };
     let disk = Disk::new(image.clone(), DiskOptions { cache, inline: false });
-    let content = noise(load.block_bytes);
     let state = LoopState {
         disk: Some(disk.clone()),
         offset_bytes: 0,
@@ -272,7 +284,7 @@ fn by_queue(image: &Arc<dyn DiskBackend>, load: Load) -> Result<Done> {
         done: 0,
         in_flight: 0,
         flushing: false,
-        buffers: (0..load.depth).map(|_| content.clone()).collect(),
+        buffers: guest_buffers(load.depth, load.block_bytes)?,
         result: None,
     };
     let size_bytes = disk.info().size_bytes;
@@ -308,8 +320,7 @@ fn by_calls(image: &dyn DiskBackend, load: Load) -> Result<Done> {
     let next = AtomicU64::new(0);
     let done = AtomicU64::new(0);
     let start = Instant::now();
-    let work = || -> Result<(), BlockError> {
-        let mut buffer = IoBuffer::Host(noise(load.block_bytes));
+    let work = |mut buffer: IoBuffer| -> Result<(), BlockError> {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= load.count || start.elapsed() >= load.time {
@@ -331,9 +342,9 @@ fn by_calls(image: &dyn DiskBackend, load: Load) -> Result<Done> {
     };
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
-        for number in 0..load.depth {
-            let builder = std::thread::Builder::new().name(format!("load-{number}"));
-            threads.push(builder.spawn_scoped(scope, work).context("no thread")?);
+        for buffer in guest_buffers(load.depth, load.block_bytes)? {
+            let builder = std::thread::Builder::new().name("load".to_owned());
+            threads.push(builder.spawn_scoped(scope, || work(buffer)).context("no thread")?);
         }
         for thread in threads {
             thread.join().map_err(|_panic| anyhow!("a thread panicked"))??;
