@@ -40,29 +40,38 @@ impl CheckReport {
     }
 }
 
+/// What a check came by.
+#[derive(Default)]
+struct Seen {
+    /// Read, or known to wait for memory or for the next checkpoint.
+    addresses: HashSet<Address>,
+    /// In a map, where something newer is in its place: it may be free already.
+    replaced: HashSet<Address>,
+}
+
 impl StrataDisk {
     /// Reads everything: maps and data of now and of every restore point. The disk should be at rest.
     pub fn check(&self) -> CheckReport {
         let core = self.core();
         let mut report = CheckReport::default();
-        let mut seen = HashSet::new();
+        let mut seen = Seen::default();
         let checkpoints = core.checkpoints.lock();
-        let (now, changes, records, points) = {
+        let (now, changes, stored, records, points) = {
             let state = core.state.lock();
             let fresh = state.changes.overlay.values().map(|fresh| fresh.pointer);
             let waits = |pointer: &Pointer| state.log.waiting(pointer.birth, pointer.address).is_some();
             let (waiting, mut stored): (Vec<Pointer>, Vec<Pointer>) = fresh.partition(waits);
             stored.sort_unstable_by_key(|pointer| pointer.address);
-            seen.extend(waiting.iter().map(|pointer| pointer.address));
-            seen.extend(state.changes.deaths.iter().map(|grave| grave.address));
-            seen.extend(state.log.record_addresses());
+            seen.addresses.extend(waiting.iter().map(|pointer| pointer.address));
+            seen.addresses.extend(state.changes.deaths.iter().map(|grave| grave.address));
+            seen.addresses.extend(state.log.record_addresses());
             let points: Vec<u64> = state.points.all().iter().map(|point| point.seq).collect();
-            (state.root, stored, state.records.clone(), points)
+            let changes = Changes { overlay: state.changes.overlay.clone(), ..Changes::default() };
+            (state.root, changes, stored, state.records.clone(), points)
         };
-        let nothing = Changes::default();
-        core.check_tree(&now.pointer, now.levels, 0, &nothing, &mut seen, &mut report);
-        changes.iter().for_each(|pointer| core.check_block(pointer, &mut seen, &mut report));
-        seen.extend(records.iter().map(|(address, _)| *address));
+        core.check_tree(&now.pointer, now.levels, 0, &changes, &mut seen, &mut report);
+        stored.iter().for_each(|pointer| core.check_block(pointer, &mut seen, &mut report));
+        seen.addresses.extend(records.iter().map(|(address, _)| *address));
         // Of the points of one checkpoint each is found from the one before it.
         let mut retrace: Option<Retrace<'_>> = None;
         for point in points {
@@ -87,12 +96,13 @@ impl StrataDisk {
             }
         }
         if let Err(error) = checkpoints.graves.for_each(&core.store, |grave| {
-            seen.insert(grave.address);
+            seen.addresses.insert(grave.address);
         }) {
             report.wrong(error.to_string());
         }
-        seen.extend(checkpoints.graves.list_blocks());
-        report.leaked_blocks = core.store.space.read().unreached(&seen);
+        seen.addresses.extend(checkpoints.graves.list_blocks());
+        seen.addresses.extend(seen.replaced);
+        report.leaked_blocks = core.store.space.read().unreached(&seen.addresses);
         report
     }
 }
@@ -105,14 +115,14 @@ impl Core {
         levels: u8,
         lba: u64,
         changes: &Changes,
-        seen: &mut HashSet<Address>,
+        seen: &mut Seen,
         report: &mut CheckReport,
     ) {
         if pointer.is_lost() {
             report.lost_blocks += 1;
             return;
         }
-        if pointer.address.is_none() || levels == 0 || !seen.insert(pointer.address) {
+        if pointer.address.is_none() || levels == 0 || !seen.addresses.insert(pointer.address) {
             return;
         }
         if !self.store.space.read().is_live(pointer.address) {
@@ -128,18 +138,20 @@ impl Core {
             let lba = lba * FANOUT + index;
             if levels > 1 {
                 self.check_tree(&below, levels - 1, lba, changes, seen, report);
-            } else if changes.fresh(lba).is_none() {
+            } else if changes.fresh(lba).is_some() {
+                seen.replaced.insert(below.address);
+            } else {
                 self.check_block(&below, seen, report);
             }
         }
     }
 
-    fn check_block(&self, pointer: &Pointer, seen: &mut HashSet<Address>, report: &mut CheckReport) {
+    fn check_block(&self, pointer: &Pointer, seen: &mut Seen, report: &mut CheckReport) {
         if pointer.is_lost() {
             report.lost_blocks += 1;
             return;
         }
-        if pointer.address.is_none() || !seen.insert(pointer.address) {
+        if pointer.address.is_none() || !seen.addresses.insert(pointer.address) {
             return;
         }
         report.blocks += 1;

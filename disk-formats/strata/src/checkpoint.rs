@@ -7,13 +7,13 @@ use std::sync::Arc;
 use benchtop_block::BlockError;
 
 use crate::core::Core;
-use crate::disk::{io_error, now_ms};
+use crate::disk::now_ms;
 use crate::graves::{Grave, Graves};
-use crate::head::{Base, Conversion, HeadV1, Written};
+use crate::head::{Base, Conversion};
+use crate::heads::NewHead;
 use crate::layout::{Address, Pointer};
-use crate::pages::{PageWriter, Root, no_key};
+use crate::pages::{PageWriter, Root};
 use crate::points::{Point, Points};
-use crate::seal::Epoch;
 use crate::space::Released;
 use crate::state::Overlay;
 use crate::superblock::Superblock;
@@ -32,7 +32,7 @@ pub struct Checkpoints {
     /// Blocks that only points need.
     pub graves: Graves,
     /// The points that the newest head has: what is missing from now on was dropped since.
-    pub known: Vec<u64>,
+    pub known: Vec<Point>,
     /// Blocks of graves that the next checkpoint brings back to life.
     pub raised: HashSet<Address>,
 }
@@ -94,10 +94,7 @@ impl Core {
         let mut begun = Vec::new();
         match self.write_checkpoint(checkpoints, &taken, &mut begun) {
             Ok(released) => {
-                // Whoever still reads by the old map is waited for; then its blocks may be overwritten.
-                drop(self.readers.write());
-                let freed = self.store.space.write().settle(released);
-                self.punch(&freed);
+                self.settle(released);
                 Ok(())
             }
             Err(error) => {
@@ -140,6 +137,7 @@ impl Core {
         let frozen = Arc::new(std::mem::take(&mut state.changes.overlay));
         state.changes.frozen = Some(frozen.clone());
         state.changes.pages.clear();
+        state.changes.replaced.clear();
         state.changes.frozen_work = std::mem::take(&mut state.changes.work);
         let taken = Taken {
             frozen,
@@ -171,46 +169,11 @@ impl Core {
         let mut bases = checkpoints.bases.clone();
         bases.push(checkpoints.now);
         keep_needed(&mut bases, points.all(), taken.base.log.seq);
-        let (epoch, key) = self.store.keys.newest().ok_or_else(no_key)?;
         let released_before = self.store.space.write().release(free);
         // Of a newer point the record may not be durable yet; the log brings it back.
         let durable = |point: &&Point| point.seq <= taken.base.log.seq;
-        let durable: Vec<Point> = points.all().iter().filter(durable).cloned().collect();
-        let known = durable.iter().map(|point| point.seq).collect();
-        // Before the segments: whoever has the state may wait for them.
-        let retention = self.state.lock().retention;
-        let head = HeadV1 {
-            now,
-            bases: bases.clone(),
-            epochs: self.store.keys.epochs(),
-            space: self.store.space.read().save(),
-            points: durable,
-            graves: graves.save(),
-            retention,
-            conversion: checkpoints.conversion,
-        };
-        let mut released = self.store.space.write().take_released();
-        let generation = checkpoints.superblock.generation + 1;
-        let area = checkpoints.superblock.next_area();
-        let written = match head.write(&*self.store.medium, &key, generation, area) {
-            Ok(written) => written,
-            Err(error) => {
-                // No superblock names it: the older one is in force, and what it needs stays. What this checkpoint would
-                // have freed is decided anew by the next, for a point that is made until then needs the log so far.
-                released.blocks.truncate(released_before);
-                self.store.space.write().keep_released(released);
-                return Err(error);
-            }
-        };
-        // From here on a failure leaves it open which head is in force, so the disk takes no more writes.
-        if let Err(error) = self.put_in_force(&mut checkpoints.superblock, written, &epoch, now.size_bytes) {
-            self.state.lock().poisoned = true;
-            return Err(error);
-        }
-        checkpoints.now = now;
-        checkpoints.bases = bases;
-        checkpoints.graves = graves;
-        checkpoints.known = known;
+        let known = points.all().iter().filter(durable).cloned().collect();
+        let released = self.put_head(checkpoints, NewHead { now, bases, known, graves }, released_before)?;
         checkpoints.raised.clear();
         let mut state = self.state.lock();
         state.root = root;
@@ -247,7 +210,7 @@ impl Core {
         let thinned = points.thin(&retention, now_ms());
         let dropped = |known: &&u64| points.all().binary_search_by_key(*known, |point| point.seq).is_err();
         // Gone from the head's points: thinned just now, or dropped by somebody since.
-        let missing: Vec<u64> = checkpoints.known.iter().filter(dropped).copied().collect();
+        let missing: Vec<u64> = checkpoints.known.iter().map(|point| point.seq).filter(|seq| dropped(&seq)).collect();
         let mut free = Vec::new();
         if !checkpoints.raised.is_empty() {
             free.extend(graves.raise(&checkpoints.raised, writer, &self.store, number)?);
@@ -270,35 +233,6 @@ impl Core {
         gone.sort_unstable();
         graves.spill(writer, number)?;
         Ok(Planned { root, points, gone, graves, free, replaced })
-    }
-
-    /// Makes a head that was written the one that counts.
-    fn put_in_force(
-        &self,
-        superblock: &mut Superblock,
-        written: Written,
-        epoch: &Epoch,
-        size_bytes: u64,
-    ) -> Result<(), BlockError> {
-        let medium = &*self.store.medium;
-        medium.sync().map_err(io_error("making a checkpoint durable"))?;
-        let generation = superblock.generation + 1;
-        let next = Superblock {
-            generation,
-            head_area: written.area,
-            head_len: written.len,
-            head_generation: generation,
-            head_tag: written.tag,
-            head_salt: epoch.salt,
-            cipher: epoch.cipher,
-            size_bytes,
-            ..superblock.clone()
-        };
-        let key = self.store.keys.superblock_key(next.has_slots()).ok_or_else(no_key)?;
-        medium.write_at(next.offset(), &[&next.encode(&key)[..]]).map_err(io_error("writing the superblock"))?;
-        medium.sync().map_err(io_error("making the superblock durable"))?;
-        *superblock = next;
-        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! no change of the map, and does for restore points what it does for the newest state. Emptiest first is what costs
 //! least when blocks are overwritten at random.
 
+use std::io::IoSliceMut;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -14,21 +15,46 @@ use crate::checkpoint::Checkpoints;
 use crate::core::Core;
 use crate::disk::io_error;
 use crate::layout::{Address, BLOCK_BYTES, SEGMENT_BLOCKS, place_offset};
-use crate::space::{Freed, Move};
+use crate::space::Freed;
+use crate::space::moving::Move;
 
 /// Garbage that is left alone, in blocks: 64 MiB.
 const GARBAGE_MIN: u64 = 16 << 10;
 /// Percent of what is needed that garbage may take while nobody uses the disk.
 const PERCENT_AT_REST: u64 = 25;
-/// Places filled between two heads.
-const PLACES_AT_ONCE: usize = 16;
+/// Blocks moved at a time: the guest waits no longer than for one read and one write of so many.
+const MOVED_BLOCKS: usize = 64;
+/// Where nothing presses, fewer, and compaction rests so many times as long as it took for them.
+const MOVED_AT_LEISURE: usize = 16;
+const RESTS: u32 = 3;
+/// The part of the garbage that is allowed which there may be beyond it before writers are held back.
+const FEW_PART: u64 = 8;
+/// Blocks that are read and thrown away rather than begin another read.
+const GAP_BLOCKS_MAX: u64 = 8;
+const UNIT: u64 = BLOCK_BYTES as u64;
+/// Places filled between two heads: a part of those in use, larger where nothing presses,
+const PLACES_PART: u64 = 128;
+/// within these bounds.
+const PLACES_AT_ONCE: std::ops::Range<usize> = 4..256;
+
+/// How many blocks, from the first on, are so near each other in the file that one read brings them all.
+fn near(offsets: &[u64]) -> usize {
+    let mut between = 0;
+    let follows = |pair: &&[u64]| match pair {
+        [a, b] if *b > *a && b - a <= (1 + GAP_BLOCKS_MAX) * UNIT => {
+            between += (b - a) / UNIT - 1;
+            between <= LARGE_BLOCKS as u64
+        }
+        _ => false,
+    };
+    1 + offsets.windows(2).take_while(follows).count()
+}
 
 impl Core {
     /// Blocks of places in use that nobody needs, beyond what is left alone.
     fn excess(&self, percent: u64, least: u64) -> u64 {
         let usage = self.store.space.read().usage();
-        let garbage = usage.used_blocks.saturating_sub(usage.live_blocks);
-        garbage.saturating_sub((usage.live_blocks / 100 * percent).max(least))
+        usage.garbage_blocks().saturating_sub((usage.live_blocks / 100 * percent).max(least))
     }
 
     /// Moves some if there is too much garbage; says whether there still is.
@@ -46,46 +72,75 @@ impl Core {
     }
 
     fn compact_round(&self, checkpoints: &mut Checkpoints, percent: u64, least: u64) -> Result<bool, BlockError> {
-        let excess = self.excess(percent, least);
-        if excess == 0 || self.read_only {
+        let result = self.compact_once(checkpoints, percent, least);
+        if !matches!(result, Ok(true)) {
+            // Whether it is done, can gain nothing or failed: nobody waits for it.
+            self.pressure.end();
+        }
+        result
+    }
+
+    fn compact_once(&self, checkpoints: &mut Checkpoints, percent: u64, least: u64) -> Result<bool, BlockError> {
+        let before = self.excess(percent, least);
+        if before == 0 || self.read_only {
             return Ok(false);
         }
-        let wanted = usize::try_from(excess / SEGMENT_BLOCKS).unwrap_or(usize::MAX);
-        // Where garbage comes faster than this clears it away at half speed, it goes at full speed.
         let usage = self.store.space.read().usage();
-        let paced = least > 0 && excess < usage.live_blocks / 100 * percent;
-        if !self.compact(checkpoints, wanted.clamp(1, PLACES_AT_ONCE), paced)? {
+        let wanted = usize::try_from(before / SEGMENT_BLOCKS).unwrap_or(usize::MAX);
+        // What moves is there twice for a while.
+        let part = if self.pressure.is_none() { PLACES_PART / 4 } else { PLACES_PART };
+        let most = usize::try_from(usage.used_blocks / SEGMENT_BLOCKS / part).unwrap_or(usize::MAX);
+        let most = most.clamp(PLACES_AT_ONCE.start, PLACES_AT_ONCE.end);
+        let few = usage.live_blocks / 100 * percent / FEW_PART;
+        self.pressure.begin(usage.garbage_blocks() + most as u64 * SEGMENT_BLOCKS + few);
+        if !self.compact(checkpoints, wanted.max(1), most, least > 0)? {
             return Ok(false);
         }
         // The places they left are free when a head says so.
-        self.make_checkpoint(checkpoints)?;
-        Ok(self.excess(percent, least) > 0)
-    }
-
-    /// Fills up to `places` places. False when nothing was gained.
-    fn compact(&self, checkpoints: &Checkpoints, places: usize, paced: bool) -> Result<bool, BlockError> {
-        let chosen = self.store.space.read().choose(checkpoints.now.log.segment, places);
-        for moves in &chosen {
-            let place = self.store.space.write().begin_move().ok_or_else(crate::pages::no_place)?;
-            match self.copy(moves, place, paced) {
-                Ok(()) => self.store.space.write().moved(moves, place),
-                Err(error) => {
-                    self.store.space.write().cancel_move(place);
-                    return Err(error);
-                }
-            }
+        self.amend(checkpoints)?;
+        let after = self.excess(percent, least);
+        if least > 0 {
+            self.pressure.adapt(before, after, few);
         }
-        Ok(!chosen.is_empty())
+        Ok(after > 0)
     }
 
-    /// Copies what moves to a place, one after the other.
-    fn copy(&self, moves: &[Move], place: u32, paced: bool) -> Result<(), BlockError> {
+    /// Wins up to `gain` places by filling up to `most`. False when nothing was won.
+    fn compact(&self, checkpoints: &Checkpoints, gain: usize, most: usize, paced: bool) -> Result<bool, BlockError> {
+        let moves = self.store.space.read().choose(checkpoints.now.log.segment, gain, most);
+        let mut places = Vec::with_capacity(moves.places.len());
+        let mut filling = moves.filling;
+        let won = moves.won();
+        let result = moves.places.iter().try_for_each(|moves| {
+            let (place, used) = match filling.take() {
+                Some(filling) => filling,
+                None => {
+                    let place = self.store.space.write().begin_move().ok_or_else(crate::pages::no_place)?;
+                    places.push(place);
+                    (place, 0)
+                }
+            };
+            self.copy(moves, place_offset(place) + used * UNIT, won, paced)
+        });
+        let mut space = self.store.space.write();
+        match result {
+            Ok(()) => space.moved(&moves, &places),
+            Err(_) => places.iter().for_each(|place| space.cancel_move(*place)),
+        }
+        result.map(|()| !moves.is_empty())
+    }
+
+    /// Copies what moves to the file from `to` on, one after the other. With so many blocks `won` for so many that move.
+    fn copy(&self, moves: &[Move], mut to: u64, won: (u64, u64), paced: bool) -> Result<(), BlockError> {
         let addresses = moves.iter().flat_map(|one| one.blocks.slots().map(|slot| Address::new(one.segment, slot)));
         let addresses: Vec<Address> = addresses.collect();
-        let mut buffer = self.store.pool.take(LARGE_BLOCKS);
-        let mut to = place_offset(place);
+        let mut buffer = self.store.pool.take(MOVED_BLOCKS);
         let mut result = Ok(());
-        for some in addresses.chunks(LARGE_BLOCKS) {
+        let mut rest = &addresses[..];
+        while !rest.is_empty() {
+            let leisure = paced && self.pressure.is_none();
+            let (some, after) = rest.split_at(rest.len().min(if leisure { MOVED_AT_LEISURE } else { MOVED_BLOCKS }));
+            rest = after;
             let bytes = some.len() * BLOCK_BYTES;
             let started = Instant::now();
             result = self.gather(some, &mut buffer.bytes_mut()[..bytes]).and_then(|()| {
@@ -94,9 +149,11 @@ impl Core {
             if result.is_err() {
                 break;
             }
-            if paced {
-                // The guest has the disk for as long as this had it.
-                self.wanted.rest(started.elapsed());
+            if !self.pressure.is_none() {
+                self.pressure.win(some.len() as u64 * won.0 / won.1.max(1));
+            } else if leisure {
+                self.pressure.look(self.store.space.read().usage().garbage_blocks());
+                self.wanted.rest(started.elapsed() * RESTS);
             }
             to += bytes as u64;
         }
@@ -110,14 +167,37 @@ impl Core {
         let offsets: Option<Vec<u64>> = addresses.iter().map(|address| space.locate(*address)).collect();
         drop(space);
         let offsets = offsets.ok_or_else(crate::pages::no_key)?;
-        let mut at = 0;
-        for run in offsets.chunk_by(|a, b| a + BLOCK_BYTES as u64 == *b) {
-            let len = run.len() * BLOCK_BYTES;
-            let from = run.first().copied().unwrap_or_default();
-            self.store.medium.read_at(from, &mut into[at..at + len]).map_err(io_error("reading what moves"))?;
-            at += len;
+        let mut unwanted = self.store.pool.take(LARGE_BLOCKS);
+        let (mut rest, mut left) = (&offsets[..], into);
+        let mut result = Ok(());
+        while let (false, Ok(())) = (rest.is_empty(), &result) {
+            let (run, after) = rest.split_at(near(rest));
+            let (here, others) = left.split_at_mut(run.len() * BLOCK_BYTES);
+            result = self.read_near(run, here, unwanted.bytes_mut());
+            (rest, left) = (after, others);
         }
-        Ok(())
+        self.store.pool.put(unwanted);
+        result
+    }
+
+    /// Reads blocks that are [`near`] each other in one go; what lies between them goes to `unwanted`.
+    fn read_near(&self, offsets: &[u64], into: &mut [u8], unwanted: &mut [u8]) -> Result<(), BlockError> {
+        let from = offsets.first().copied().unwrap_or_default();
+        let (mut into, mut unwanted, mut end) = (into, unwanted, from);
+        let mut slices = Vec::new();
+        for piece in offsets.chunk_by(|a, b| a + UNIT == *b) {
+            let start = piece.first().copied().unwrap_or(end);
+            if start > end {
+                let (gap, others) = unwanted.split_at_mut((start - end) as usize);
+                slices.push(IoSliceMut::new(gap));
+                unwanted = others;
+            }
+            let (here, after) = into.split_at_mut(piece.len() * BLOCK_BYTES);
+            slices.push(IoSliceMut::new(here));
+            into = after;
+            end = start + piece.len() as u64 * UNIT;
+        }
+        self.store.medium.read_all_at(from, &mut slices).map_err(io_error("reading what moves"))
     }
 
     /// Gives free places back to the host, but for `keep` of them, and what was reserved behind the last.

@@ -10,6 +10,7 @@ use benchtop_block::{BlockError, BlockErrorKind};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use crate::checkpoint::Checkpoints;
+use crate::due::Pressure;
 use crate::keeper::Wanted;
 use crate::pages::Store;
 use crate::state::State;
@@ -45,6 +46,8 @@ pub struct Core {
     pub checkpoints: Mutex<Checkpoints>,
     pub stripes: Vec<RwLock<()>>,
     pub wanted: Wanted,
+    /// What compaction has writers wait.
+    pub pressure: Pressure,
     /// Percent of the live data that garbage may take before segments are compacted.
     pub garbage_percent: AtomicU64,
     /// Size of the guest's disk. Changed under the gate, so that a checkpoint knows which size it is of.

@@ -78,6 +78,15 @@ impl StrataDisk {
         core.make_checkpoint(&mut core.checkpoints.lock())
     }
 
+    /// Frees what guests overwrote since the last checkpoint and no restore point needs, without another checkpoint.
+    ///
+    /// # Errors
+    /// The host's; the disk goes on without it unless a sync failed.
+    pub fn amend(&self) -> Result<(), BlockError> {
+        let core = self.core();
+        core.amend(&mut core.checkpoints.lock())
+    }
+
     /// Puts the disk in order: what neighbours on it is written anew if it lies scattered and no restore point needs it;
     /// what is left of nearly empty segments moves together until no more than `garbage_percent` of what is needed is
     /// garbage; free space goes back to the host.

@@ -71,16 +71,12 @@ impl ListV1 {
 
     fn read(&self, store: &Store) -> Result<Vec<Grave>, BlockError> {
         let damaged = || BlockError::new(BlockErrorKind::Corrupt, "a list of a restore point's blocks is damaged");
-        let last = self.blocks().last().ok_or_else(damaged)?;
-        let space = store.space.read();
-        let (from, until) = (space.locate(self.address), space.locate(last));
-        drop(space);
-        let offset = from.ok_or_else(damaged)?;
-        if until != Some(offset + (last.slot() - self.address.slot()) * BLOCK_BYTES as u64) {
-            return Err(damaged());
-        }
         let mut bytes = vec![0; self.bytes()];
-        store.medium.read_at(offset, &mut bytes).map_err(crate::disk::io_error("reading a list"))?;
+        for (address, part) in self.blocks().zip(bytes.chunks_mut(BLOCK_BYTES)) {
+            // It was written in one go, but a part of it may have moved elsewhere.
+            let offset = store.space.read().locate(address).ok_or_else(damaged)?;
+            store.medium.read_at(offset, part).map_err(crate::disk::io_error("reading a list"))?;
+        }
         let key = store.keys.of(self.birth).ok_or_else(damaged)?;
         if !key.open_list(self.address, &mut bytes, &self.tag) {
             return Err(damaged());

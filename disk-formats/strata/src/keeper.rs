@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use benchtop_block::BlockError;
 use parking_lot::{Condvar, Mutex};
 
+use crate::checkpoint::Checkpoints;
 use crate::commit::ZEROES;
 use crate::core::Core;
 use crate::disk::io_error;
+use crate::due::Due;
 use crate::layout::{SEGMENT_BYTES, place_offset};
 
 /// How often it looks by itself.
@@ -120,15 +122,27 @@ impl Core {
         }
         let mut checkpoints = self.checkpoints.lock();
         // Whoever was here before may have made it.
-        if self.load(&*self.usable()?) < 1.0 {
+        let due = self.due(&*self.usable()?);
+        if due.most() < 1.0 {
             return Ok(());
         }
-        self.make_checkpoint(&mut checkpoints)?;
+        self.do_what_is(due, &mut checkpoints)?;
         if running { Ok(()) } else { self.compact_some(&mut checkpoints, false).map(|_more| ()) }
     }
 
+    /// Makes a checkpoint or a head without one, if it is due.
+    fn do_what_is(&self, due: Due, checkpoints: &mut Checkpoints) -> Result<(), BlockError> {
+        if due.checkpoint >= 1.0 {
+            self.make_checkpoint(checkpoints)
+        } else if due.amendment >= 1.0 {
+            self.amend(checkpoints)
+        } else {
+            Ok(())
+        }
+    }
+
     fn keep(&self) {
-        let mut watch = Watch::default();
+        let mut watch = Watch::new();
         let mut busy = false;
         loop {
             let places = {
@@ -200,26 +214,36 @@ impl Core {
         })
     }
 
+    /// Does something that writes, which does not count as somebody else's.
+    fn by_itself<T>(&self, watch: &mut Watch, act: impl FnOnce() -> T) -> T {
+        let before = self.state.lock().written();
+        let done = act();
+        watch.last = watch.last.wrapping_add(self.state.lock().written().wrapping_sub(before));
+        done
+    }
+
     /// Does what there is to do; says whether there is more.
     fn keep_once(&self, watch: &mut Watch) -> Result<bool, BlockError> {
-        let (seq, unpointed) = {
+        let (written, unpointed) = {
             let state = self.state.lock();
             if state.poisoned {
                 return Ok(false);
             }
-            (state.log.seq(), state.log.unpointed && state.retention.every_flush)
+            (state.written(), state.log.unpointed && state.retention.every_flush)
         };
-        watch.look(seq, unpointed);
+        watch.look(written, unpointed);
         if unpointed && (watch.idle > 0 || watch.unpointed >= POINTS_AFTER) {
-            self.commit(true)?;
+            self.by_itself(watch, || self.commit(true))?;
         }
         let mut checkpoints = self.checkpoints.lock();
-        let due = {
+        let (due, rests) = {
             let state = self.usable()?;
-            self.load(&state) >= 1.0 || (watch.idle == RESTS_AFTER && state.appended > 0)
+            (self.due(&state), watch.idle == RESTS_AFTER && state.appended > 0)
         };
-        if due {
+        if rests {
             self.make_checkpoint(&mut checkpoints)?;
+        } else {
+            self.do_what_is(due, &mut checkpoints)?;
         }
         // A disk in order is not searched again and again.
         let mut more = !watch.in_order && self.compact_some(&mut checkpoints, watch.idle > RESTS_AFTER)?;
@@ -227,7 +251,7 @@ impl Core {
         if watch.idle > RESTS_AFTER
             && let Some(lba) = watch.tidied
         {
-            watch.tidied = self.tidy(lba, TIDIES_FOR)?;
+            watch.tidied = self.by_itself(watch, || self.tidy(lba, TIDIES_FOR))?;
             more |= watch.tidied.is_some();
             if watch.tidied.is_none() {
                 self.make_checkpoint(&mut self.checkpoints.lock())?;
@@ -236,15 +260,17 @@ impl Core {
         } else {
             watch.in_order = watch.idle > RESTS_AFTER && !more;
         }
-        watch.last = self.state.lock().log.seq();
         Ok(more)
     }
 }
 
 /// What the keeper saw when it last looked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Watch {
+    /// How much was written by then.
     last: u64,
+    /// When it counted last: it looks more often while it has work.
+    counted: Instant,
     /// Looks since somebody else wrote.
     idle: u32,
     /// Looks with something that is not at a restore point.
@@ -256,12 +282,21 @@ struct Watch {
 }
 
 impl Watch {
-    fn look(&mut self, seq: u64, unpointed: bool) {
-        self.unpointed = if unpointed { self.unpointed + 1 } else { 0 };
-        if seq == self.last {
-            self.idle = self.idle.saturating_add(1);
+    fn new() -> Self {
+        Self { last: 0, counted: Instant::now(), idle: 0, unpointed: 0, tidied: None, in_order: false }
+    }
+
+    fn look(&mut self, written: u64, unpointed: bool) {
+        let counts = self.counted.elapsed() >= LOOKS_EVERY * 9 / 10;
+        if counts {
+            self.counted = Instant::now();
+        }
+        self.unpointed = if unpointed { self.unpointed + u32::from(counts) } else { 0 };
+        if written == self.last {
+            self.idle = self.idle.saturating_add(u32::from(counts));
         } else {
             (self.idle, self.tidied, self.in_order) = (0, Some(0), false);
+            self.last = written;
         }
     }
 }

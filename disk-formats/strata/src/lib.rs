@@ -21,8 +21,10 @@ mod convert;
 mod core;
 mod crew;
 mod disk;
+mod due;
 mod graves;
 mod head;
+mod heads;
 #[cfg(test)]
 mod hostile;
 mod identity;

@@ -10,6 +10,7 @@ use crate::StrataDisk;
 use crate::checkpoint::Checkpoints;
 use crate::core::Core;
 use crate::disk::io_error;
+use crate::due::Pressure;
 use crate::graves::Graves;
 use crate::head::{Base, HeadV1, LogPosition, Written};
 use crate::identity::Identity;
@@ -257,7 +258,7 @@ impl Core {
         let mut space = Space::restore(space).ok_or_else(|| corrupt("the disk's segments contradict each other"))?;
         space.cut_log(now.log.segment, now.log.slot);
         let graves = Graves::restore(graves).ok_or_else(|| corrupt("the disk's lists contradict themselves"))?;
-        let known = points.iter().map(|point| point.seq).collect();
+        let known = points.clone();
         let points = Points::restore(points).ok_or_else(|| corrupt("the restore points are not in order"))?;
         let store = Store::new(medium.clone(), keys, space);
         let mut replayed = replay(&store, &now, points, &retention, matches!(purpose, Purpose::Repair(..)))?;
@@ -347,6 +348,7 @@ impl Core {
             checkpoints: Mutex::new(checkpoints),
             stripes: Self::stripes(),
             wanted: Wanted::default(),
+            pressure: Pressure::default(),
             garbage_percent: AtomicU64::new(GARBAGE_PERCENT),
             read_only,
         }

@@ -8,7 +8,7 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::{Blocks, LARGE_BLOCKS, Pool};
+use crate::buffer::{Blocks, Pool};
 use crate::layout::{Address, BLOCK_BYTES, Block, Pointer, SEGMENT_BLOCKS, Tag};
 use crate::medium::Medium;
 use crate::seal::Keyring;
@@ -325,6 +325,9 @@ pub struct PageWriter<'a> {
     written: Vec<Address>,
 }
 
+/// Pages written at once: a guest waits no longer than for one such write.
+const WAITING_BLOCKS: usize = 64;
+
 /// The segment that is being filled.
 #[derive(Clone, Copy)]
 struct Open {
@@ -336,7 +339,7 @@ struct Open {
 impl<'a> PageWriter<'a> {
     /// For a checkpoint.
     pub fn new(store: &'a Store, birth: u64) -> Self {
-        let waiting = store.pool.take(LARGE_BLOCKS);
+        let waiting = store.pool.take(WAITING_BLOCKS);
         Self { store, birth, segment: None, waiting, used: 0, first: 0, written: Vec::new() }
     }
 
@@ -376,7 +379,7 @@ impl<'a> PageWriter<'a> {
         let tag = key.seal_block(address, block).ok_or_else(no_key)?;
         self.used += 1;
         self.store.cache.lock().put(address, Arc::new(*page));
-        if self.used == LARGE_BLOCKS {
+        if self.used == WAITING_BLOCKS {
             self.write_out()?;
         }
         Ok(Pointer { address, birth: self.birth, tag })

@@ -148,17 +148,24 @@ impl Core {
     /// once.
     fn stored_run(&self, sources: &[Source]) -> Result<Run, BlockError> {
         let mut run = Run::default();
-        let mut next = Address::NONE;
+        // The next address, and how many from it on lie behind the last block for certain.
+        let (mut next, mut known) = (Address::NONE, 0);
         let space = self.store.space.read();
         for source in sources {
             let Source::Stored(pointer) = source else { break };
             let address = pointer.address;
-            // In one segment, blocks that follow each other do so wherever it lies; others are looked up.
-            if run.count == 0 {
-                run.offset = self.store.locate_in(&space, pointer)?;
-                run.end = run.offset;
-            } else if address != next || address.slot() == 0 {
-                let Some(offset) = space.locate(address) else { break };
+            if run.count == 0 || address != next || known == 0 {
+                let located = space.locate_run(address);
+                let Some((offset, blocks)) = located else {
+                    if run.count == 0 {
+                        return Err(self.store.locate_in(&space, pointer).err().unwrap_or_else(crate::pages::no_place));
+                    }
+                    break;
+                };
+                known = blocks;
+                if run.count == 0 {
+                    (run.offset, run.end) = (offset, offset);
+                }
                 let Some(blocks) = offset.checked_sub(run.end).map(|bytes| (bytes / UNIT) as usize) else { break };
                 if blocks > GAP_BLOCKS_MAX {
                     break;
@@ -168,6 +175,7 @@ impl Core {
                     run.end = offset;
                 }
             }
+            known -= 1;
             run.count += 1;
             run.end += UNIT;
             next = Address::from_bits(address.bits() + 1);

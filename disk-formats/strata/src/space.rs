@@ -5,8 +5,10 @@
 //! restore point hears of it.
 
 pub mod bits;
+pub mod moving;
 mod places;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
@@ -30,10 +32,12 @@ pub enum Kind {
     Pages,
 }
 
-/// What is left of a segment, among others in a place.
+/// Some blocks of a segment that was moved, among others in a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packed {
-    /// The block of the place where it begins.
+struct Piece {
+    /// Where they lie.
+    place: u32,
+    /// The block of the place where they begin.
     base: u64,
     /// Which blocks are there, one after the other.
     stored: Bits,
@@ -42,11 +46,11 @@ pub struct Packed {
 /// A segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Segment {
-    /// Where it lies.
+    /// Where it was written. Every block is there at its own number, if it was not moved.
     place: u32,
     kind: Kind,
-    /// If it was moved. Otherwise every block is at its own number.
-    packed: Option<Box<Packed>>,
+    /// If it was moved: where its blocks are now. No two have the same block.
+    pieces: Vec<Piece>,
     /// Needed blocks.
     live: Bits,
     /// How many.
@@ -55,7 +59,7 @@ struct Segment {
     open: bool,
 }
 
-/// A segment as the head keeps it.
+/// A segment as the head keeps it, or a piece of one that was moved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SegmentV1 {
     id: u64,
@@ -101,15 +105,6 @@ pub struct Released {
     places: Vec<Left>,
 }
 
-/// A segment that is to move, and what of it.
-#[derive(Clone, Debug)]
-pub struct Move {
-    /// The segment.
-    pub segment: u64,
-    /// What moves.
-    pub blocks: Bits,
-}
-
 /// How full the file is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -132,7 +127,9 @@ pub struct Space {
     holes: Places,
     /// Being given back: nobody's until that is done, or it would take what is written there meanwhile.
     leaving: Places,
-    /// Segments in places that hold several.
+    /// The place that was filled with such in part, and up to which block.
+    filling: Option<(u32, u64)>,
+    /// Pieces in places that hold what was moved.
     shared: HashMap<u32, u64>,
     /// Needed blocks.
     live: u64,
@@ -165,23 +162,33 @@ impl Space {
         for address in &self.released.blocks {
             gone.entry(address.segment()).or_default().push(address.slot());
         }
-        let saved = |(id, segment): (&u64, &Segment)| {
-            let (mut live, mut count) = (segment.live.clone(), segment.count);
+        let mut segments = Vec::new();
+        for (id, segment) in &self.segments {
+            let mut live = segment.live.clone();
             for slot in gone.get(id).into_iter().flatten() {
-                count -= u64::from(live.set(*slot, false));
+                live.set(*slot, false);
             }
-            (count > 0 || segment.open).then(|| SegmentV1 {
+            let saved = |place, live: &Bits, packed| SegmentV1 {
                 id: *id,
-                place: segment.place,
+                place,
                 kind: segment.kind,
-                packed: segment.packed.as_ref().map(|packed| {
-                    let same = packed.stored == live;
-                    (packed.base as u16, if same { Vec::new() } else { packed.stored.save() })
-                }),
                 live: live.save(),
-            })
-        };
-        let segments = self.segments.iter().filter_map(saved).collect();
+                packed,
+            };
+            if segment.pieces.is_empty() {
+                if segment.open || !live.is_empty() {
+                    segments.push(saved(segment.place, &live, None));
+                }
+                continue;
+            }
+            for Piece { place, base, stored } in &segment.pieces {
+                let live = live.and(stored);
+                if !live.is_empty() {
+                    let stored = if *stored == live { Vec::new() } else { stored.save() };
+                    segments.push(saved(*place, &live, Some((*base as u16, stored))));
+                }
+            }
+        }
         SpaceV1 { next_segment: self.next_segment, places: self.places, segments }
     }
 
@@ -198,33 +205,42 @@ impl Space {
         for SegmentV1 { id, place, kind, live, packed } in segments {
             let live = Bits::restore(&live)?;
             let count = live.count();
-            let packed = match packed {
-                None => None,
-                Some((base, stored)) => {
-                    let stored = if stored.is_empty() { live.clone() } else { Bits::restore(&stored)? };
-                    let (from, until) = (u64::from(base), u64::from(base) + stored.count());
-                    if until > SEGMENT_BLOCKS || !live.is_within(&stored) {
-                        return None;
-                    }
-                    taken.entry(place).or_default().push((from, until));
-                    Some(Box::new(Packed { base: u64::from(base), stored }))
+            let mut first = true;
+            let mut pieces = Vec::new();
+            if let Some((base, stored)) = packed {
+                let stored = if stored.is_empty() { live.clone() } else { Bits::restore(&stored)? };
+                let (base, until) = (u64::from(base), u64::from(base) + stored.count());
+                if until > SEGMENT_BLOCKS || !live.is_within(&stored) {
+                    return None;
                 }
-            };
-            let first = match &packed {
-                Some(_) => {
-                    let count = space.shared.entry(place).or_default();
-                    *count += 1;
-                    *count == 1
-                }
-                None => true,
-            };
-            let known = (1..next_segment).contains(&id) && (!first || space.holes.remove(place));
-            let segment = Segment { place, kind, packed, live, count, open: false };
-            if !known || space.segments.insert(id, segment).is_some() {
+                taken.entry(place).or_default().push((base, until));
+                let count = space.shared.entry(place).or_default();
+                *count += 1;
+                first = *count == 1;
+                pieces.push(Piece { place, base, stored });
+            }
+            if !(1..next_segment).contains(&id) || (first && !space.holes.remove(place)) {
                 return None;
             }
-            if count == 0 {
-                space.ended.push(id);
+            match space.segments.entry(id) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Segment { place, kind, pieces, live, count, open: false });
+                    if count == 0 {
+                        space.ended.push(id);
+                    }
+                }
+                Entry::Occupied(mut entry) => {
+                    // Another piece of it. None is empty, so there are not too many.
+                    let segment = entry.get_mut();
+                    let stored = &pieces.first()?.stored;
+                    let apart = segment.pieces.iter().all(|piece| piece.stored.and(stored).is_empty());
+                    if segment.pieces.is_empty() || segment.kind != kind || count == 0 || segment.count == 0 || !apart {
+                        return None;
+                    }
+                    segment.live = segment.live.or(&live);
+                    segment.count += count;
+                    segment.pieces.append(&mut pieces);
+                }
             }
             space.live += count;
         }
@@ -275,14 +291,14 @@ impl Space {
         }
         let (place, fresh) = self.take_place()?;
         self.next_segment += 1;
-        let segment = Segment { place, kind, packed: None, live: Bits::NONE, count: 0, open: true };
+        let segment = Segment { place, kind, pieces: Vec::new(), live: Bits::NONE, count: 0, open: true };
         self.segments.insert(id, segment);
         Some(Begun { segment: id, place, fresh })
     }
 
     /// Takes up a segment that the log names and the head does not know yet. False when it can not be.
     pub fn adopt(&mut self, id: u64, place: u32, places_max: u32) -> bool {
-        let same = |segment: &Segment| segment.place == place && segment.kind == Kind::Log && segment.packed.is_none();
+        let same = |segment: &Segment| segment.place == place && segment.kind == Kind::Log && segment.pieces.is_empty();
         if self.segments.get(&id).is_some_and(same) {
             return true;
         }
@@ -294,7 +310,7 @@ impl Space {
             return false;
         }
         self.next_segment = self.next_segment.max(id + 1);
-        let segment = Segment { place, kind: Kind::Log, packed: None, live: Bits::NONE, count: 0, open: false };
+        let segment = Segment { place, kind: Kind::Log, pieces: Vec::new(), live: Bits::NONE, count: 0, open: false };
         self.segments.insert(id, segment);
         self.ended.push(id);
         true
@@ -308,7 +324,7 @@ impl Space {
         for id in gone {
             if let Some(segment) = self.segments.remove(&id) {
                 self.live -= segment.count;
-                left.extend(self.leave(segment.left(), 0));
+                left.extend(segment.left().filter_map(|left| self.leave(left, 0)));
             }
         }
         self.given_back(&left);
@@ -321,7 +337,7 @@ impl Space {
         let mut left = Vec::new();
         for segment in std::mem::replace(&mut self.segments, later).into_values() {
             self.live -= segment.count;
-            left.extend(self.leave(segment.left(), 0));
+            left.extend(segment.left().filter_map(|left| self.leave(left, 0)));
         }
         self.given_back(&left);
     }
@@ -385,15 +401,17 @@ impl Space {
             let Some(segment) = self.segments.get(&id) else { continue };
             if segment.count == 0 {
                 emptied.push(id);
-            } else if segment.packed.is_none() {
+            } else if segment.pieces.is_empty() {
                 ranges.extend(holes(run, place_offset(segment.place)));
+            } else {
+                released.places.extend(self.drop_dead_pieces(id));
             }
         }
         for id in emptied {
             if self.segments.get(&id).is_some_and(|segment| !segment.open && segment.count == 0)
                 && let Some(segment) = self.segments.remove(&id)
             {
-                released.places.push(segment.left());
+                released.places.extend(segment.left());
             }
         }
         let places: Vec<u32> = released.places.into_iter().filter_map(|left| self.leave(left, SPARE_PLACES)).collect();
@@ -411,6 +429,7 @@ impl Space {
                 return None;
             }
             self.shared.remove(&left.place);
+            self.filling.take_if(|(filling, _)| *filling == left.place);
         }
         if self.spare.len() < spare {
             self.spare.insert(left.place);
@@ -466,10 +485,15 @@ impl Space {
     pub fn dead_ranges(&self, file_bytes: u64) -> Vec<Range> {
         let mut needed: BTreeMap<u32, Bits> = BTreeMap::new();
         for segment in self.segments.values() {
-            let bits = needed.entry(segment.place).or_insert(Bits::NONE);
-            for slot in segment.live.slots() {
-                let at = segment.packed.as_ref().map_or(slot, |packed| packed.base + packed.stored.rank(slot));
-                bits.set(at, true);
+            if segment.pieces.is_empty() {
+                let bits = needed.entry(segment.place).or_insert(Bits::NONE);
+                *bits = bits.or(&segment.live);
+            }
+            for Piece { place, base, stored } in &segment.pieces {
+                let bits = needed.entry(*place).or_insert(Bits::NONE);
+                for slot in stored.and(&segment.live).slots() {
+                    bits.set(base + stored.rank(slot), true);
+                }
             }
         }
         let mut ranges = self.free_ranges(file_bytes);
@@ -484,85 +508,21 @@ impl Space {
         ranges
     }
 
-    // ---- moving ----
-
-    /// Chooses what is worth moving: per new place the segments that go into it, at most `places` of them, from the
-    /// emptiest places. No log segment from `log` on moves: opening reads those where they were written.
-    pub fn choose(&self, log: u64, places: usize) -> Vec<Vec<Move>> {
-        let mut contents: HashMap<u32, (u64, Vec<u64>)> = HashMap::new();
-        for (id, segment) in &self.segments {
-            let content = contents.entry(segment.place).or_default();
-            content.0 += segment.count;
-            content.1.push(*id);
-            if segment.open || (segment.kind == Kind::Log && *id >= log) {
-                // Nothing of this place.
-                content.0 = u64::MAX / 2;
-            }
-        }
-        let mut candidates: Vec<(u64, Vec<u64>)> =
-            contents.into_values().filter(|(live, _)| *live < SEGMENT_BLOCKS).collect();
-        candidates.sort_unstable();
-        let mut chosen = Vec::new();
-        let mut candidates = candidates.into_iter().peekable();
-        while chosen.len() < places {
-            let (mut live, mut emptied, mut moves) = (0, 0, Vec::new());
-            while let Some((_, ids)) = candidates.next_if(|(more, _)| live + more <= SEGMENT_BLOCKS) {
-                emptied += 1;
-                for id in ids {
-                    let Some(segment) = self.segments.get(&id) else { continue };
-                    live += segment.count;
-                    moves.push(Move { segment: id, blocks: segment.live.clone() });
-                }
-            }
-            // One place for one gains nothing.
-            if emptied < 2 {
-                break;
-            }
-            chosen.push(moves);
-        }
-        chosen
-    }
-
-    /// A place for segments that move.
-    pub fn begin_move(&mut self) -> Option<u32> {
-        self.take_place().map(|(place, _)| place)
-    }
-
-    /// It was not used after all.
-    pub fn cancel_move(&mut self, place: u32) {
-        self.holes.insert(place);
-    }
-
-    /// They are there, one after the other: from now on they are read there. The places they left are free after the
-    /// next head. Segments that are gone by now are left out.
-    pub fn moved(&mut self, moves: &[Move], place: u32) {
-        let mut base = 0;
-        for Move { segment: id, blocks } in moves {
-            if let Some(segment) = self.segments.get_mut(id) {
-                let left = segment.left();
-                segment.place = place;
-                segment.packed = Some(Box::new(Packed { base, stored: blocks.clone() }));
-                *self.shared.entry(place).or_default() += 1;
-                self.released.places.push(left);
-            }
-            base += blocks.count();
-        }
-        if !self.shared.contains_key(&place) {
-            self.holes.insert(place);
-        }
-    }
-
     // ---- asking ----
 
     /// Where a block is in the file, if its segment is known and holds it.
     pub fn locate(&self, address: Address) -> Option<u64> {
         let segment = self.segments.get(&address.segment())?;
-        let block = match &segment.packed {
-            None => address.slot(),
-            Some(packed) if packed.stored.has(address.slot()) => packed.base + packed.stored.rank(address.slot()),
-            Some(_) => return None,
-        };
-        Some(place_offset(segment.place) + block * BLOCK_BYTES as u64)
+        let (place, block, _) = segment.find(address.slot())?;
+        Some(place_offset(place) + block * BLOCK_BYTES as u64)
+    }
+
+    /// The same, and for how many blocks from this one on each lies behind the one before.
+    pub fn locate_run(&self, address: Address) -> Option<(u64, u64)> {
+        let segment = self.segments.get(&address.segment())?;
+        let (place, block, piece) = segment.find(address.slot())?;
+        let run = piece.map_or(SEGMENT_BLOCKS - address.slot(), |piece| piece.stored.run(address.slot()));
+        Some((place_offset(place) + block * BLOCK_BYTES as u64, run))
     }
 
     /// Whether the segment is known.
@@ -590,9 +550,34 @@ impl Space {
     }
 }
 
+impl Usage {
+    /// Blocks of places in use that nobody needs.
+    pub fn garbage_blocks(self) -> u64 {
+        self.used_blocks.saturating_sub(self.live_blocks)
+    }
+}
+
 impl Segment {
+    /// What it leaves when it goes.
+    fn left(&self) -> impl Iterator<Item = Left> + use<> {
+        let whole = self.pieces.is_empty().then_some(Left { place: self.place, shared: false });
+        let pieces: Vec<Left> = self.pieces.iter().map(Piece::left).collect();
+        whole.into_iter().chain(pieces)
+    }
+
+    /// The place of a block, its number there, and the piece it is in if the segment was moved.
+    fn find(&self, slot: u64) -> Option<(u32, u64, Option<&Piece>)> {
+        if self.pieces.is_empty() {
+            return Some((self.place, slot, None));
+        }
+        let piece = self.pieces.iter().find(|piece| piece.stored.has(slot))?;
+        Some((piece.place, piece.base + piece.stored.rank(slot), Some(piece)))
+    }
+}
+
+impl Piece {
     fn left(&self) -> Left {
-        Left { place: self.place, shared: self.packed.is_some() }
+        Left { place: self.place, shared: true }
     }
 }
 

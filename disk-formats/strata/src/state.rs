@@ -45,6 +45,9 @@ pub struct Changes {
     pub frozen: Option<Arc<Overlay>>,
     /// What changed since.
     pub overlay: Overlay,
+    /// Guest blocks that changed for the first time since the checkpoint, and the record that did it: what the map has
+    /// there is dead, if it has anything. Without those whose dead were freed already.
+    pub replaced: Vec<(u64, u64)>,
     /// The pages of the map that the overlay changes: what a checkpoint has to write. By number.
     pub pages: HashSet<u64>,
     /// Blocks that were born and died since the checkpoint.
@@ -100,6 +103,13 @@ impl State {
             poisoned: false,
             converting: false,
         }
+    }
+}
+
+impl State {
+    /// Grows with everything that is written, and with every record.
+    pub fn written(&self) -> u64 {
+        self.log.seq().wrapping_add(self.changes.order)
     }
 }
 
@@ -160,6 +170,7 @@ impl Changes {
             btree_map::Entry::Vacant(place) => {
                 place.insert(Fresh { pointer, order, seq, first: seq });
                 self.pages.insert(lba / FANOUT);
+                self.replaced.push((lba, seq));
             }
             btree_map::Entry::Occupied(mut place) => {
                 let fresh = place.get_mut();
@@ -186,6 +197,7 @@ impl Changes {
                 btree_map::Entry::Vacant(place) => {
                     place.insert(*old);
                     self.pages.insert(lba / FANOUT);
+                    self.replaced.push((*lba, old.first));
                 }
                 btree_map::Entry::Occupied(mut place) => {
                     let Pointer { address, birth, .. } = old.pointer;

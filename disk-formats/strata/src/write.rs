@@ -10,23 +10,10 @@ use crate::disk::now_ms;
 use crate::layout::{Address, BLOCK_BYTES, Pointer, Tag};
 use crate::log::{Part, Reserved};
 use crate::pages::no_key;
-use crate::state::{State, WORK_DUE};
 
 const UNIT: u64 = BLOCK_BYTES as u64;
 /// Blocks that are copied and sealed at a time: what was copied is still in the processor's cache when it is sealed.
 const PIECE_BLOCKS: u64 = 64;
-
-/// Changed blocks that a checkpoint waits for. Random writes over a large disk change a page of the map each; the more
-/// are gathered, the fewer pages are written more than once.
-const CHANGED_MAX: usize = 256 << 10;
-/// Blocks appended before a checkpoint: how much of the log an opening may have to read, 1 GiB.
-const APPENDED_MAX: u64 = 256 << 10;
-/// Blocks that died since the last checkpoint and are not worth another, 64 MiB.
-const DEAD_MIN: u64 = 16 << 10;
-
-/// Blocks that must have died for each page of the map that a checkpoint would write: it frees them, and may cost a
-/// sixteenth of that at most.
-const DEAD_PER_PAGE: u64 = 16;
 
 fn is_zero(block: &[u8]) -> bool {
     block.first() == Some(&0) && block.iter().all(|byte| *byte == 0)
@@ -54,7 +41,7 @@ impl Core {
 
     /// Appends runs of a buffer (first, count, whether it is zeroes) to the log, in their order.
     fn append(&self, lba: u64, mut blocks: Blocks, runs: &[(usize, usize, bool)]) -> Result<(), BlockError> {
-        self.make_room()?;
+        self.make_room(blocks.count() as u64)?;
         let _readers = self.readers.read();
         let _gate = self.gate.read();
         let zeroes = runs.iter().filter(|(_, _, zero)| *zero);
@@ -132,35 +119,6 @@ impl Core {
             self.full.notify_one();
         }
         Ok(())
-    }
-
-    /// Sees to it that not too much waits for the file or for a checkpoint.
-    pub fn make_room(&self) -> Result<(), BlockError> {
-        let (closed, load) = {
-            let state = self.usable()?;
-            (!state.log.closed.is_empty(), self.load(&state))
-        };
-        if closed {
-            self.relieve()?;
-        }
-        if load >= 1.0 {
-            self.want_checkpoint(load >= 2.0)?;
-        }
-        Ok(())
-    }
-
-    /// How much waits for a checkpoint; 1 is when one should be made.
-    pub fn load(&self, state: &State) -> f64 {
-        let changed = state.changes.overlay.len() as f64;
-        let live = self.store.space.read().usage().live_blocks;
-        // Blocks that died lately are free after a checkpoint only. How many of those in the map did is not known; about
-        // as many as before.
-        let replaced = changed * state.replaced_percent as f64 / 100.0;
-        let dead = (state.changes.deaths.len() + state.records.len()) as f64 + replaced;
-        let dead_min = DEAD_MIN.max(state.changes.pages.len() as u64 * DEAD_PER_PAGE);
-        let dead_max = (live / 100 * self.garbage_percent() / 4).max(dead_min) as f64;
-        let work = state.changes.work as f64 / WORK_DUE as f64;
-        (changed / CHANGED_MAX as f64).max(state.appended as f64 / APPENDED_MAX as f64).max(dead / dead_max).max(work)
     }
 
     /// Reads the block, changes a part of it, writes it back. The caller holds its stripe alone.

@@ -18,23 +18,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn disk(retention: Retention) -> (Arc<Memory>, StrataDisk) {
     let medium = Memory::new();
     let options = CreateOptions { size_bytes: 64 << 20, retention, password: None };
-    let disk = StrataDisk::create(medium.clone(), &options).unwrap();
+    let disk = StrataDisk::create(medium.clone(), &options).expect("it is made");
     (medium, disk)
 }
 
 fn put(disk: &StrataDisk, lba: u64, value: u8) {
-    write(disk, lba * BLOCK, &[value; BLOCK as usize], &[], false).unwrap();
+    write(disk, lba * BLOCK, &[value; BLOCK as usize], &[], false).expect("it is written");
 }
 
 fn value(disk: &StrataDisk, lba: u64) -> u8 {
-    read(disk, lba * BLOCK, BLOCK as usize, &[]).unwrap()[0]
+    read(disk, lba * BLOCK, BLOCK as usize, &[]).expect("it is read")[0]
 }
 
 /// Waits until there are points beyond `before`.
 fn more_points(disk: &StrataDisk, before: usize) -> Vec<PointInfo> {
     let started = Instant::now();
     loop {
-        let points = disk.points().unwrap();
+        let points = disk.points().expect("they can be listed");
         if points.len() > before {
             return points;
         }

@@ -41,6 +41,44 @@ impl Bits {
         whole + u64::from(part)
     }
 
+    /// Those that `other` has, too.
+    pub fn and(&self, other: &Self) -> Self {
+        let mut both = Self::NONE;
+        for (both, (a, b)) in both.0.iter_mut().zip(self.0.iter().zip(&other.0)) {
+            *both = a & b;
+        }
+        both
+    }
+
+    /// Those of both.
+    pub fn or(&self, other: &Self) -> Self {
+        let mut either = Self::NONE;
+        for (either, (a, b)) in either.0.iter_mut().zip(self.0.iter().zip(&other.0)) {
+            *either = a | b;
+        }
+        either
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    /// Takes the first `count` out, or all.
+    pub fn split_off_first(&mut self, count: u64) -> Self {
+        let mut first = Self::NONE;
+        for slot in self.slots().take(usize::try_from(count).unwrap_or(usize::MAX)).collect::<Vec<_>>() {
+            first.set(slot, true);
+            self.set(slot, false);
+        }
+        first
+    }
+
+    /// How many blocks from `slot` on are in it without a gap.
+    pub fn run(&self, slot: u64) -> u64 {
+        (slot..SEGMENT_BLOCKS).take_while(|slot| self.has(*slot)).count() as u64
+    }
+
     /// Whether all of it is in `other`.
     pub fn is_within(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).all(|(a, b)| a & !b == 0)
@@ -87,5 +125,10 @@ mod tests {
         assert_eq!(Bits::restore(&bits.save()), Some(bits.clone()));
         assert_eq!((Bits::ALL.save().len(), Bits::restore(&[]), Bits::restore(&[1])), (0, Some(Bits::ALL), None));
         assert!(bits.is_within(&Bits::ALL) && !Bits::ALL.is_within(&bits));
+        assert_eq!([63, 64, 65, 1023].map(|slot| bits.run(slot)), [2, 1, 0, 1]);
+        let mut rest = bits.clone();
+        let first = rest.split_off_first(2);
+        assert_eq!((first.slots().collect::<Vec<_>>(), rest.count()), (vec![0, 3], 4));
+        assert!(first.and(&rest).is_empty() && first.and(&bits) == first && !rest.is_empty());
     }
 }

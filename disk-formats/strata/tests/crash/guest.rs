@@ -68,6 +68,7 @@ pub enum Step {
     Flush,
     Sync,
     Checkpoint,
+    Amend,
     Compact,
     Snapshot,
     Drop,
@@ -96,9 +97,9 @@ impl Step {
                 Self::Discard { first, count: 1 + random.below(BLOCKS - first) }
             }
             22..25 => Self::Sync,
-            25..36 => Self::Flush,
-            36 if random.below(2) == 0 => Self::Checkpoint,
-            36 => Self::Compact,
+            25..34 => Self::Flush,
+            34 | 35 => Self::Amend,
+            36 => [Self::Checkpoint, Self::Amend, Self::Compact][random.below(3) as usize],
             37 | 38 => Self::Snapshot,
             39 => Self::Go,
             // What is behind the blocks that are looked at comes and goes.
@@ -157,6 +158,7 @@ impl Step {
                 }
             }
             Self::Checkpoint => disk.checkpoint()?,
+            Self::Amend => disk.amend()?,
             Self::Compact => disk.compact(0)?,
             Self::Snapshot if !converting => {
                 model.counter += 1;

@@ -98,8 +98,7 @@ fn curve(bench: &mut Bench) -> Result<()> {
                 before = counted.written();
             }
             if number >= PASSES * blocks && number % LOOKS_EVERY == 0 {
-                let space = disk.space();
-                spread += space.used_bytes as f64 / space.live_bytes as f64;
+                spread += disk.space().used_bytes as f64 / size_bytes as f64;
                 looks += 1.0;
             }
             disk.write_at(random.below(blocks) * BLOCK, &slices, false)?;
