@@ -138,7 +138,8 @@ impl Core {
         let mut result = Ok(());
         let mut rest = &addresses[..];
         while !rest.is_empty() {
-            let leisure = paced && self.pressure.is_none();
+            // Who waits for a checkpoint waits for this first.
+            let leisure = paced && self.pressure.is_none() && !self.wanted.hurries();
             let (some, after) = rest.split_at(rest.len().min(if leisure { MOVED_AT_LEISURE } else { MOVED_BLOCKS }));
             rest = after;
             let bytes = some.len() * BLOCK_BYTES;

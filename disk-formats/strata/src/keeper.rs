@@ -63,6 +63,11 @@ impl Wanted {
         }
     }
 
+    /// Whether a writer may be waiting for a checkpoint.
+    pub fn hurries(&self) -> bool {
+        self.flags.lock().checkpoint
+    }
+
     /// Does nothing for so long, unless something is asked for.
     pub fn rest(&self, time: Duration) {
         let mut flags = self.flags.lock();

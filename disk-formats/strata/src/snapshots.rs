@@ -68,7 +68,7 @@ impl StrataDisk {
         }
         let core = self.core();
         core.refuse_while_converting()?;
-        {
+        let seq = {
             let mut state = core.usable()?;
             if state.points.all().iter().any(|point| point.name.as_deref() == Some(name)) {
                 return Err(refused(format!("there is a snapshot named {name:?} already")));
@@ -77,8 +77,16 @@ impl StrataDisk {
             let now = now_ms();
             let seq = state.log.name_commit(&mut space, name, now)?;
             state.points.name(seq, now, name);
+            seq
+        };
+        let done = core.make_durable(seq);
+        if done.as_ref().is_err_and(|error| error.kind() == BlockErrorKind::NoSpace) {
+            // Its record is written when there is room. Nobody was promised a snapshot, so there shall be none then.
+            let mut state = core.usable()?;
+            state.points.drop_point(seq);
+            state.log.push(&mut core.store.space.write(), Op::Drop { point: seq }, now_ms())?;
         }
-        core.commit(true)
+        done.map(|()| seq)
     }
 
     /// Drops a restore point, named or not. What only it needed is given back at the next checkpoint.

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use benchtop_block::DiskBackend;
 use benchtop_block::conformance::{Sequence, write};
+use benchtop_block::{BlockErrorKind, DiskBackend};
 use benchtop_strata::{Retention, StrataDisk};
 
 use crate::fault::{Bytes, Fault, Lie};
@@ -230,6 +230,37 @@ fn a_failed_checkpoint_takes_no_point_and_leaves_no_half() {
             assert!(model::content(&disk) == Ok(then), "{goes}, {fails_at}, {failed}: it is another");
         }
     }
+}
+
+/// Whoever heard that there was no room has no snapshot, and can take it when there is.
+#[test]
+fn a_snapshot_on_a_full_host_is_refused_and_does_not_come_later() {
+    let fault = Fault::kind(create(&Kind::of(0)));
+    let disk = StrataDisk::open(fault.clone(), None, false).expect("it opens");
+    let write = |value| write(&disk, 0, &model::block_of(value), &[], false).expect("it is taken");
+    write(1);
+    fault.fill_up(true);
+    let error = disk.snapshot("late").expect_err("there is no room");
+    assert_eq!(error.kind(), BlockErrorKind::NoSpace);
+    fault.fill_up(false);
+    disk.flush().expect("there is room");
+    assert!(disk.points().expect("there are points").iter().all(|point| point.name.is_none()));
+    write(2);
+    let seq = disk.snapshot("late").expect("the name is free");
+    write(3);
+    disk.abandon();
+    let bytes = fault.after_cut_in(1, false, &mut Sequence::new(1));
+    let mut disk = StrataDisk::open(Fault::kind(bytes), None, true).expect("it opens");
+    let named: Vec<u64> = disk
+        .points()
+        .expect("there are points")
+        .into_iter()
+        .filter(|point| point.name.is_some())
+        .map(|point| point.seq)
+        .collect();
+    assert_eq!(named, [seq]);
+    disk.rewind(seq).expect("it is there");
+    assert_eq!(model::content(&disk).expect("it is whole")[0], 2);
 }
 
 #[test]

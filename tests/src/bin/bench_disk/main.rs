@@ -23,6 +23,7 @@ mod plain;
 mod serve;
 mod snapshot;
 mod space;
+mod trim;
 mod upkeep;
 
 use std::fs::{self, File};

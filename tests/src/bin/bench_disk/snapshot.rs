@@ -22,7 +22,7 @@ const GROUP: &str = "snapshot";
 const BLOCK: u64 = 4096;
 const GIB: u64 = 1 << 30;
 /// How long to wait for space to come back.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 type Part = fn(&mut Bench) -> Result<()>;
 

@@ -20,7 +20,7 @@ use crate::medium::{self, Caching, WithoutData};
 use crate::nbd::{ENCRYPTED, new_disk};
 use crate::peer::{self, QCOW2, QCOW2_SUB};
 use crate::plain::OURS;
-use crate::{Bench, upkeep};
+use crate::{Bench, trim, upkeep};
 
 const GROUP: &str = "space";
 const BLOCK: u64 = 4096;
@@ -48,6 +48,9 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     }
     if bench.wants("discard") {
         discard(bench)?;
+    }
+    if bench.wants("trim") {
+        trim::run(bench)?;
     }
     if bench.wants("open") {
         opening(bench)?;
