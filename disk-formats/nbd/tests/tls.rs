@@ -5,11 +5,11 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use benchtop_block::conformance::{self, Sequence, read, write};
 use benchtop_block::{BlockErrorKind, DiskBackend};
@@ -73,30 +73,29 @@ impl Drop for Theirs {
 impl Theirs {
     /// None where it is not installed, or has no TLS.
     fn start(test: &str, image: &Path, credentials: Option<&str>) -> Option<Self> {
-        // Free a moment ago; whoever takes it meanwhile makes the test fail, not pass.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = Command::new("qemu-nbd");
-        command.args(["-t", "-e", "8", "-f", "raw", "-x", "theirs", "--discard=unmap", "-b", "127.0.0.1"]);
-        command.args(["-p", &port.to_string()]).stderr(Stdio::piped());
+        // It is given a socket that listens already, as systemd would. A port that was bound and left to be free would
+        // not be at once: what another thread starts meanwhile has a copy of the socket until it is executed, and who
+        // connects then is reset.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 exec qemu-nbd \"$@\"", "qemu-nbd"]);
+        command.args(["-t", "-e", "8", "-f", "raw", "-x", "theirs", "--discard=unmap"]);
+        command.stdin(OwnedFd::from(listener)).stderr(Stdio::piped());
         if let Some(credentials) = credentials {
             command.args(["--object", credentials, "--tls-creds", "tls0"]);
         }
-        let Ok(child) = command.arg(image).spawn() else {
-            println!("SKIPPED {test}: qemu-nbd is not installed");
-            return None;
-        };
+        let child = command.arg(image).spawn().unwrap();
+        // Its copy of the socket: with the server's end nobody listens.
+        drop(command);
         let mut theirs = Self { child, address: Address::Tcp("127.0.0.1".to_owned(), port) };
-        let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if theirs.child.try_wait().unwrap().is_some() {
-                let mut told = String::new();
-                theirs.child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-                assert!(told.contains("support"), "{told}");
-                println!("SKIPPED {test}: qemu-nbd: {told}");
-                return None;
-            }
-            assert!(started.elapsed() < Duration::from_secs(20), "qemu-nbd does not listen");
-            std::thread::sleep(Duration::from_millis(20));
+        let greets = |mut stream: TcpStream| stream.read_exact(&mut [0; 8]).is_ok();
+        if !TcpStream::connect(("127.0.0.1", port)).is_ok_and(greets) {
+            let mut told = String::new();
+            theirs.child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+            assert!(told.contains("support") || told.contains("not found"), "{told}");
+            println!("SKIPPED {test}: qemu-nbd is not installed, or has no TLS: {told}");
+            return None;
         }
         Some(theirs)
     }
