@@ -138,6 +138,7 @@ impl Core {
         state.changes.frozen = Some(frozen.clone());
         state.changes.pages.clear();
         state.changes.replaced.clear();
+        state.dropped.clear();
         state.changes.frozen_work = std::mem::take(&mut state.changes.work);
         let taken = Taken {
             frozen,
@@ -170,9 +171,7 @@ impl Core {
         bases.push(checkpoints.now);
         keep_needed(&mut bases, points.all(), taken.base.log.seq);
         let released_before = self.store.space.write().release(free);
-        // Of a newer point the record may not be durable yet; the log brings it back.
-        let durable = |point: &&Point| point.seq <= taken.base.log.seq;
-        let known = points.all().iter().filter(durable).cloned().collect();
+        let known = points.all().to_vec();
         let released = self.put_head(checkpoints, NewHead { now, bases, known, graves }, released_before)?;
         checkpoints.raised.clear();
         let mut state = self.state.lock();
@@ -204,13 +203,15 @@ impl Core {
 
         let (mut points, retention) = {
             let state = self.state.lock();
-            (state.points.clone(), state.retention)
+            // Newer ones are the log's, which brings them back: they need nothing that is dead by now, and what is
+            // decided of them here would not be in the file.
+            (state.points.until(number), state.retention)
         };
         let mut graves = checkpoints.graves.clone();
         let thinned = points.thin(&retention, now_ms());
-        let dropped = |known: &&u64| points.all().binary_search_by_key(*known, |point| point.seq).is_err();
         // Gone from the head's points: thinned just now, or dropped by somebody since.
-        let missing: Vec<u64> = checkpoints.known.iter().map(|point| point.seq).filter(|seq| dropped(&seq)).collect();
+        let known = checkpoints.known.iter().map(|point| point.seq);
+        let missing: Vec<u64> = known.filter(|seq| !points.has(*seq)).collect();
         let mut free = Vec::new();
         if !checkpoints.raised.is_empty() {
             free.extend(graves.raise(&checkpoints.raised, writer, &self.store, number)?);

@@ -4,17 +4,16 @@
 //! no change of the map, and does for restore points what it does for the newest state. Emptiest first is what costs
 //! least when blocks are overwritten at random.
 
-use std::io::IoSliceMut;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use benchtop_block::BlockError;
 
-use crate::buffer::LARGE_BLOCKS;
 use crate::checkpoint::Checkpoints;
 use crate::core::Core;
 use crate::disk::io_error;
 use crate::layout::{Address, BLOCK_BYTES, SEGMENT_BLOCKS, place_offset};
+use crate::run::Run;
 use crate::space::Freed;
 use crate::space::moving::Move;
 
@@ -29,26 +28,11 @@ const MOVED_AT_LEISURE: usize = 16;
 const RESTS: u32 = 3;
 /// The part of the garbage that is allowed which there may be beyond it before writers are held back.
 const FEW_PART: u64 = 8;
-/// Blocks that are read and thrown away rather than begin another read.
-const GAP_BLOCKS_MAX: u64 = 8;
 const UNIT: u64 = BLOCK_BYTES as u64;
 /// Places filled between two heads: a part of those in use, larger where nothing presses,
 const PLACES_PART: u64 = 128;
 /// within these bounds.
 const PLACES_AT_ONCE: std::ops::Range<usize> = 4..256;
-
-/// How many blocks, from the first on, are so near each other in the file that one read brings them all.
-fn near(offsets: &[u64]) -> usize {
-    let mut between = 0;
-    let follows = |pair: &&[u64]| match pair {
-        [a, b] if *b > *a && b - a <= (1 + GAP_BLOCKS_MAX) * UNIT => {
-            between += (b - a) / UNIT - 1;
-            between <= LARGE_BLOCKS as u64
-        }
-        _ => false,
-    };
-    1 + offsets.windows(2).take_while(follows).count()
-}
 
 impl Core {
     /// Blocks of places in use that nobody needs, beyond what is left alone.
@@ -168,37 +152,14 @@ impl Core {
         let offsets: Option<Vec<u64>> = addresses.iter().map(|address| space.locate(*address)).collect();
         drop(space);
         let offsets = offsets.ok_or_else(crate::pages::no_key)?;
-        let mut unwanted = self.store.pool.take(LARGE_BLOCKS);
         let (mut rest, mut left) = (&offsets[..], into);
-        let mut result = Ok(());
-        while let (false, Ok(())) = (rest.is_empty(), &result) {
-            let (run, after) = rest.split_at(near(rest));
-            let (here, others) = left.split_at_mut(run.len() * BLOCK_BYTES);
-            result = self.read_near(run, here, unwanted.bytes_mut());
-            (rest, left) = (after, others);
+        while !rest.is_empty() {
+            let run = Run::first_of(rest);
+            let (here, others) = left.split_at_mut(run.count() * BLOCK_BYTES);
+            self.store.read_run(&run, here)?;
+            (rest, left) = (&rest[run.count()..], others);
         }
-        self.store.pool.put(unwanted);
-        result
-    }
-
-    /// Reads blocks that are [`near`] each other in one go; what lies between them goes to `unwanted`.
-    fn read_near(&self, offsets: &[u64], into: &mut [u8], unwanted: &mut [u8]) -> Result<(), BlockError> {
-        let from = offsets.first().copied().unwrap_or_default();
-        let (mut into, mut unwanted, mut end) = (into, unwanted, from);
-        let mut slices = Vec::new();
-        for piece in offsets.chunk_by(|a, b| a + UNIT == *b) {
-            let start = piece.first().copied().unwrap_or(end);
-            if start > end {
-                let (gap, others) = unwanted.split_at_mut((start - end) as usize);
-                slices.push(IoSliceMut::new(gap));
-                unwanted = others;
-            }
-            let (here, after) = into.split_at_mut(piece.len() * BLOCK_BYTES);
-            slices.push(IoSliceMut::new(here));
-            into = after;
-            end = start + piece.len() as u64 * UNIT;
-        }
-        self.store.medium.read_all_at(from, &mut slices).map_err(io_error("reading what moves"))
+        Ok(())
     }
 
     /// Gives free places back to the host, but for `keep` of them, and what was reserved behind the last.

@@ -17,7 +17,6 @@ use crate::layout::{BLOCK_BYTES, HEAD_BYTES_MAX, HEADS, Pointer};
 use crate::pages::no_key;
 use crate::passwords::{password_slot, refused};
 use crate::points::Retention;
-use crate::record::Op;
 use crate::seal::{Cipher, Epoch, Key, random};
 use crate::slots::{Cost, Slots};
 
@@ -166,8 +165,7 @@ impl Core {
             let retention = std::mem::replace(&mut state.retention, Retention::OFF);
             let points: Vec<u64> = state.points.all().iter().map(|point| point.seq).collect();
             for point in points {
-                state.points.drop_point(point);
-                state.log.push(&mut self.store.space.write(), Op::Drop { point }, now_ms())?;
+                state.drop_point(&mut self.store.space.write(), point, now_ms())?;
             }
             retention
         };

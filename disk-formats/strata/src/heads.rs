@@ -130,14 +130,21 @@ impl Core {
             let (ready, later) = state.changes.replaced.drain(..).partition(|(_, seq)| *seq <= until);
             state.changes.replaced = later;
             let ready: Vec<(u64, u64)> = ready;
-            (ready, state.points.clone())
+            (ready, state.points_possible())
         };
         replaced.sort_unstable();
         let free = self.dead_of(checkpoints, &replaced, &points)?;
         if let Some(percent) = (free.len() as u64 * 100).checked_div(replaced.len() as u64) {
             self.state.lock().replaced_percent = percent;
         }
-        let released_before = self.store.space.write().release(free);
+        let released_before = {
+            let mut space = self.store.space.write();
+            let before = space.release(free);
+            if !space.has_released() {
+                return Ok(());
+            }
+            before
+        };
         let Checkpoints { now, bases, known, graves, .. } = &*checkpoints;
         let next = NewHead { now: *now, bases: bases.clone(), known: known.clone(), graves: graves.clone() };
         let released = self.put_head(checkpoints, next, released_before)?;

@@ -176,6 +176,7 @@ impl Core {
                     // A writer that runs into the same hears of it.
                     tracing::warn!(%error, "a disk's housekeeping failed");
                     drop(keeping);
+                    self.pressure.end();
                     self.wanted.pause(FAILED_FOR);
                     continue;
                 }

@@ -43,6 +43,7 @@ mod recovery;
 mod repair;
 mod replay;
 mod resize;
+mod run;
 mod seal;
 mod secret_memory;
 mod slots;

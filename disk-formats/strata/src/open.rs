@@ -256,7 +256,9 @@ impl Core {
         let cipher = newest.cipher;
         keys.set_epochs(&epochs).ok_or_else(|| corrupt("the disk's epochs are not in order"))?;
         let mut space = Space::restore(space).ok_or_else(|| corrupt("the disk's segments contradict each other"))?;
-        space.cut_log(now.log.segment, now.log.slot);
+        if !space.cut_log(now.log.segment, now.log.place, now.log.slot) {
+            return Err(corrupt("the disk's log is where it can not be"));
+        }
         let graves = Graves::restore(graves).ok_or_else(|| corrupt("the disk's lists contradict themselves"))?;
         let known = points.clone();
         let points = Points::restore(points).ok_or_else(|| corrupt("the restore points are not in order"))?;

@@ -93,6 +93,23 @@ impl Points {
         }
     }
 
+    /// Whether there is such a point.
+    pub fn has(&self, seq: u64) -> bool {
+        self.find(seq).is_ok()
+    }
+
+    /// A point that was dropped counts again for what is needed.
+    pub fn put_back(&mut self, seq: u64) {
+        if let Err(index) = self.find(seq) {
+            self.points.insert(index, Point { seq, time_ms: 0, name: None });
+        }
+    }
+
+    /// Those up to record `seq`.
+    pub fn until(&self, seq: u64) -> Self {
+        Self { points: self.points[..self.points.partition_point(|point| point.seq <= seq)].to_vec() }
+    }
+
     /// Drops a point. What only it needed goes at the next checkpoint.
     pub fn drop_point(&mut self, seq: u64) -> bool {
         match self.find(seq) {

@@ -1,6 +1,5 @@
 //! Reading: what changed since the checkpoint, then the map, then the file.
 
-use std::io::IoSliceMut;
 use std::sync::Arc;
 
 use benchtop_block::{BlockError, BlockErrorKind, Extent, ExtentKind};
@@ -9,34 +8,11 @@ use crate::buffer::Blocks;
 use crate::core::Core;
 use crate::layout::{Address, BLOCK_BYTES, Pointer};
 use crate::pages::FANOUT;
+use crate::run::Run;
 
 const UNIT: u64 = BLOCK_BYTES as u64;
 /// Blocks that an extent of data is told for at once, at most: 1 GiB.
 const EXTENT_BLOCKS_MAX: u64 = 256 << 10;
-
-/// Blocks that are read and thrown away rather than begin another read: a record lies between the data of two.
-const GAP_BLOCKS_MAX: usize = 4;
-/// Of one read.
-const GAPS_MAX: usize = 16;
-
-/// Blocks that are not wanted, in a run.
-#[derive(Debug)]
-struct Gap {
-    /// Behind so many that are.
-    after: usize,
-    blocks: usize,
-}
-
-/// Blocks that one read brings.
-#[derive(Debug, Default)]
-struct Run {
-    /// Wanted ones.
-    count: usize,
-    /// In the file.
-    offset: u64,
-    end: u64,
-    gaps: Vec<Gap>,
-}
 
 /// Where the content of a guest block comes from.
 pub enum Source {
@@ -60,9 +36,9 @@ impl Core {
         while at < sources.len() {
             let run = match &sources[at] {
                 Source::Stored(_) => self.stored_run(&sources[at..])?,
-                _ => Run { count: 1, ..Run::default() },
+                _ => Run::of_one(),
             };
-            let (here, after) = rest.split_at_mut(run.count * BLOCK_BYTES);
+            let (here, after) = rest.split_at_mut(run.count() * BLOCK_BYTES);
             rest = after;
             match &sources[at] {
                 Source::Zeroes | Source::Unknown => here.fill(0),
@@ -71,7 +47,7 @@ impl Core {
                     self.store.open(pointer, here)?;
                 }
                 Source::Stored(_) => {
-                    self.read_run(&run, here)?;
+                    self.store.read_run(&run, here)?;
                     for (source, block) in sources[at..].iter().zip(here.chunks_mut(BLOCK_BYTES)) {
                         if let Source::Stored(pointer) = source {
                             self.store.open(pointer, block)?;
@@ -79,29 +55,9 @@ impl Core {
                     }
                 }
             }
-            at += run.count;
+            at += run.count();
         }
         Ok(())
-    }
-
-    /// Reads the blocks of a run, in one go.
-    fn read_run(&self, run: &Run, mut into: &mut [u8]) -> Result<(), BlockError> {
-        let between: usize = run.gaps.iter().map(|gap| gap.blocks).sum();
-        let mut skipped = self.store.pool.take(between);
-        let mut left = skipped.bytes_mut();
-        let mut slices = Vec::with_capacity(2 * run.gaps.len() + 1);
-        let mut at = 0;
-        for gap in &run.gaps {
-            let (wanted, after) = into.split_at_mut((gap.after - at) * BLOCK_BYTES);
-            let (unwanted, others) = left.split_at_mut(gap.blocks * BLOCK_BYTES);
-            slices.extend([IoSliceMut::new(wanted), IoSliceMut::new(unwanted)]);
-            (into, left, at) = (after, others, gap.after);
-        }
-        slices.push(IoSliceMut::new(into));
-        let read = self.store.medium.read_all_at(run.offset, &mut slices);
-        drop(slices);
-        self.store.pool.put(skipped);
-        read.map_err(|error| BlockError::from_io(format!("reading at {:#x} failed", run.offset), error))
     }
 
     /// Where `count` blocks from `lba` on are. The caller holds `readers`.
@@ -154,34 +110,21 @@ impl Core {
         for source in sources {
             let Source::Stored(pointer) = source else { break };
             let address = pointer.address;
-            if run.count == 0 || address != next || known == 0 {
-                let located = space.locate_run(address);
-                let Some((offset, blocks)) = located else {
-                    if run.count == 0 {
+            let mut offset = run.end();
+            if address != next || known == 0 {
+                let Some(located) = space.locate_run(address) else {
+                    if run.count() == 0 {
                         return Err(self.store.locate_in(&space, pointer).err().unwrap_or_else(crate::pages::no_place));
                     }
                     break;
                 };
-                known = blocks;
-                if run.count == 0 {
-                    (run.offset, run.end) = (offset, offset);
-                }
-                let Some(blocks) = offset.checked_sub(run.end).map(|bytes| (bytes / UNIT) as usize) else { break };
-                if blocks > GAP_BLOCKS_MAX {
-                    break;
-                }
-                if blocks > 0 {
-                    run.gaps.push(Gap { after: run.count, blocks });
-                    run.end = offset;
-                }
+                (offset, known) = located;
             }
-            known -= 1;
-            run.count += 1;
-            run.end += UNIT;
-            next = Address::from_bits(address.bits() + 1);
-            if run.gaps.len() == GAPS_MAX {
+            if !run.add(offset) {
                 break;
             }
+            known -= 1;
+            next = Address::from_bits(address.bits() + 1);
         }
         Ok(run)
     }

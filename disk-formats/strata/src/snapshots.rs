@@ -13,7 +13,7 @@ use crate::head::Base;
 use crate::layout::Pointer;
 use crate::open::{Replayed, replay_until};
 use crate::points::Point;
-use crate::record::{NAME_BYTES_MAX, Op};
+use crate::record::NAME_BYTES_MAX;
 use crate::resize::blocks;
 use crate::state::Changes;
 
@@ -82,9 +82,7 @@ impl StrataDisk {
         let done = core.make_durable(seq);
         if done.as_ref().is_err_and(|error| error.kind() == BlockErrorKind::NoSpace) {
             // Its record is written when there is room. Nobody was promised a snapshot, so there shall be none then.
-            let mut state = core.usable()?;
-            state.points.drop_point(seq);
-            state.log.push(&mut core.store.space.write(), Op::Drop { point: seq }, now_ms())?;
+            core.usable()?.drop_point(&mut core.store.space.write(), seq, now_ms())?;
         }
         done.map(|()| seq)
     }
@@ -95,13 +93,8 @@ impl StrataDisk {
     /// `Unsupported` when there is none of that number, or the host's.
     pub fn drop_point(&self, seq: u64) -> Result<(), BlockError> {
         let core = self.core();
-        {
-            let mut state = core.usable()?;
-            if !state.points.drop_point(seq) {
-                return Err(refused(format!("there is no restore point {seq}")));
-            }
-            let mut space = core.store.space.write();
-            state.log.push(&mut space, Op::Drop { point: seq }, now_ms())?;
+        if !core.usable()?.drop_point(&mut core.store.space.write(), seq, now_ms())? {
+            return Err(refused(format!("there is no restore point {seq}")));
         }
         core.commit(false).map(|_seq| ())
     }
@@ -182,7 +175,7 @@ impl Core {
     /// # Errors
     /// `Unsupported` when there is no such point; `Corrupt`.
     pub fn base_of(&self, checkpoints: &Checkpoints, seq: u64) -> Result<Base, BlockError> {
-        if !self.state.lock().points.all().iter().any(|point| point.seq == seq) {
+        if !self.state.lock().points.has(seq) {
             return Err(refused(format!("there is no restore point {seq}")));
         }
         let base = checkpoints.bases.iter().chain([&checkpoints.now]).rfind(|base| base.log.seq <= seq);

@@ -298,8 +298,7 @@ impl Space {
 
     /// Takes up a segment that the log names and the head does not know yet. False when it can not be.
     pub fn adopt(&mut self, id: u64, place: u32, places_max: u32) -> bool {
-        let same = |segment: &Segment| segment.place == place && segment.kind == Kind::Log && segment.pieces.is_empty();
-        if self.segments.get(&id).is_some_and(same) {
+        if self.segments.get(&id).is_some_and(|segment| segment.is_log_at(place)) {
             return true;
         }
         if place >= self.places && place < places_max {
@@ -316,8 +315,12 @@ impl Space {
         true
     }
 
-    /// Forgets what the log has from `slot` of `segment` on: what is there is found by reading it.
-    pub fn cut_log(&mut self, segment: u64, slot: u64) {
+    /// Forgets what the log has from `slot` of `segment` on: what is there is found by reading it. False when the segment
+    /// is not the log's, or lies elsewhere.
+    pub fn cut_log(&mut self, segment: u64, place: u32, slot: u64) -> bool {
+        if self.segments.get(&segment).is_some_and(|segment| !segment.is_log_at(place)) {
+            return false;
+        }
         let later = self.segments.range(segment.saturating_add(1)..);
         let gone: Vec<u64> = later.filter(|(_, segment)| segment.kind == Kind::Log).map(|(id, _)| *id).collect();
         let mut left = Vec::new();
@@ -329,6 +332,7 @@ impl Space {
         }
         self.given_back(&left);
         (slot..SEGMENT_BLOCKS).for_each(|slot| self.clear(segment, slot));
+        true
     }
 
     /// Gives up all segments before that one, whatever was needed in them.
@@ -375,6 +379,11 @@ impl Space {
         let before = self.released.blocks.len();
         self.released.blocks.extend(addresses);
         before
+    }
+
+    /// Whether the next head frees anything.
+    pub fn has_released(&self) -> bool {
+        !self.released.blocks.is_empty() || !self.released.places.is_empty()
     }
 
     /// What is released so far, in order. It may be used again when a head that knows of it is durable: see
@@ -558,6 +567,11 @@ impl Usage {
 }
 
 impl Segment {
+    /// Whether the log may be there: it lies where it was written.
+    fn is_log_at(&self, place: u32) -> bool {
+        self.place == place && self.kind == Kind::Log && self.pieces.is_empty()
+    }
+
     /// What it leaves when it goes.
     fn left(&self) -> impl Iterator<Item = Left> + use<> {
         let whole = self.pieces.is_empty().then_some(Left { place: self.place, shared: false });

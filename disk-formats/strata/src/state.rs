@@ -10,6 +10,8 @@ use crate::layout::{Address, Pointer};
 use crate::log::Log;
 use crate::pages::{FANOUT, Root, Store};
 use crate::points::{Points, Retention};
+use crate::record::Op;
+use crate::space::Space;
 
 /// A guest block that changed since the last checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +73,9 @@ pub struct State {
     pub log: Log,
     /// Restore points.
     pub points: Points,
+    /// Points that were dropped, and the records that say so, as long as these may not be in the file: without its record
+    /// a point is there again after a cut of power.
+    pub dropped: Vec<(u64, u64)>,
     /// Which are kept.
     pub retention: Retention,
     /// Records since the checkpoint, and their numbers.
@@ -96,6 +101,7 @@ impl State {
             written_seq: log.seq(),
             log,
             points,
+            dropped: Vec::new(),
             retention,
             records: Vec::new(),
             appended: 0,
@@ -110,6 +116,28 @@ impl State {
     /// Grows with everything that is written, and with every record.
     pub fn written(&self) -> u64 {
         self.log.seq().wrapping_add(self.changes.order)
+    }
+
+    /// Drops a restore point, which a record says from the next commit on. False when there is none of that number.
+    ///
+    /// # Errors
+    /// No place for the record; the point stays.
+    pub fn drop_point(&mut self, space: &mut Space, point: u64, now_ms: u64) -> Result<bool, BlockError> {
+        if !self.points.has(point) {
+            return Ok(false);
+        }
+        let record = self.log.push(space, Op::Drop { point }, now_ms)?;
+        self.dropped.push((point, record));
+        Ok(self.points.drop_point(point))
+    }
+
+    /// The points that there are or that a cut of power brings back.
+    pub fn points_possible(&mut self) -> Points {
+        let written = self.written_seq;
+        self.dropped.retain(|(_, record)| *record > written);
+        let mut points = self.points.clone();
+        self.dropped.iter().for_each(|(point, _)| points.put_back(*point));
+        points
     }
 }
 

@@ -78,6 +78,25 @@ fn the_log_may_name_only_free_places() {
 }
 
 #[test]
+fn a_log_begins_where_it_was_written() {
+    let mut space = Space::new();
+    let [pages, log, next] = [Kind::Pages, Kind::Log, Kind::Log].map(|kind| {
+        let begun = space.begin(kind).unwrap();
+        space.mark(Address::new(begun.segment, 0), 10);
+        begun
+    });
+    let cut =
+        |space: &Space, begun: Begun, place| Space::restore(space.save()).unwrap().cut_log(begun.segment, place, 5);
+    assert!(cut(&space, log, log.place));
+    assert!(!cut(&space, log, next.place), "elsewhere");
+    assert!(!cut(&space, pages, pages.place), "pages");
+    [pages, log, next].iter().for_each(|begun| space.end(begun.segment));
+    move_all(&mut space, next.segment, 1);
+    assert!(!cut(&space, log, log.place), "moved");
+    assert!(cut(&space, next, next.place));
+}
+
+#[test]
 fn what_is_left_of_segments_moves_together() {
     let mut space = Space::new();
     let ids: Vec<u64> = (0..5).map(|_| space.begin(Kind::Log).unwrap().segment).collect();

@@ -263,6 +263,34 @@ fn a_snapshot_on_a_full_host_is_refused_and_does_not_come_later() {
     assert_eq!(model::content(&disk).expect("it is whole")[0], 2);
 }
 
+/// The record that drops a point had no room, a head was written, and the power went: the point is there again, and whole.
+#[test]
+fn a_point_whose_end_is_not_in_the_file_comes_back_whole() {
+    let fault = Fault::kind(create(&Kind { retention: Retention::OFF, ..Kind::of(0) }));
+    let disk = StrataDisk::open(fault.clone(), None, false).expect("it opens");
+    let put = |value| {
+        let bytes = model::block_of(value).repeat(40);
+        write(&disk, 0, &bytes, &[], false).and_then(|()| disk.flush()).expect("it is written");
+    };
+    put(1);
+    disk.checkpoint().expect("the map has it");
+    // So that heads have room.
+    disk.checkpoint().expect("and again");
+    let point = disk.snapshot("dropped").expect("it is taken");
+    put(2);
+    fault.fill_up(true);
+    let error = disk.drop_point(point).expect_err("there is no room for the record");
+    assert_eq!(error.kind(), BlockErrorKind::NoSpace);
+    disk.amend().expect("there is for a head");
+    disk.abandon();
+    let bytes = fault.after_cut_in(0, false, &mut Sequence::new(1));
+    let mut disk = StrataDisk::open(Fault::kind(bytes), None, true).expect("it opens");
+    let report = disk.check();
+    assert_eq!(report.damages, 0, "{report:?}");
+    disk.rewind(point).expect("it is there");
+    assert_eq!(model::content(&disk).expect("it is whole")[..40], [1; 40]);
+}
+
 #[test]
 fn a_medium_that_breaks_the_order_is_found_out() {
     for lie in [Lie::Syncs, Lie::HeadsLate, Lie::PlacesLate, Lie::LastWriteLate] {

@@ -103,9 +103,9 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     disk.checkpoint()?;
     let trimmed = allocated(&path)?;
 
-    // From here on nothing is asked of the disk: it does the rest by itself.
     disk.drop_point(point)?;
     disk.set_retention(benchtop_strata::Retention::OFF)?;
+    // From here on nothing is asked of the disk: it does the rest by itself.
     let started = Instant::now();
     let goal = full / 20;
     while allocated(&path)? > goal && started.elapsed() < PATIENCE {
