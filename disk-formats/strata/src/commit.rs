@@ -309,11 +309,7 @@ impl Core {
             return Ok(());
         }
         let written = self.usable()?.written_seq;
-        if let Err(error) = self.store.medium.sync() {
-            self.state.lock().poisoned = true;
-            let context = format!("making the disk durable failed: {error}");
-            return Err(BlockError::new(BlockErrorKind::Poisoned, context));
-        }
+        self.sync("making the disk durable")?;
         *synced = written;
         Ok(())
     }

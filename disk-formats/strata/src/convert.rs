@@ -296,7 +296,8 @@ impl Core {
     /// Overwrites whatever the file holds and does not need: what was there before may be readable. Nothing is needed in
     /// segments before `first_segment`; what is counted as if it were was lost count of, in a repair.
     fn wipe_unused(&self, first_segment: u64) -> Result<(), BlockError> {
-        // Nothing is written or freed meanwhile.
+        // Nothing is written or freed meanwhile, and no place is half given back.
+        let _keeping = self.keeping.lock();
         let _checkpoints = self.checkpoints.lock();
         // Readers first: who writes takes both in this order.
         let readers = self.readers.write();
@@ -332,11 +333,7 @@ impl Core {
                 self.wipe(offset, end)?;
             }
         }
-        medium.sync().map_err(|error| {
-            // It may have lost what others wrote, and a later one would not tell.
-            self.state.lock().poisoned = true;
-            io_error("overwriting what is not needed")(error)
-        })
+        self.sync("overwriting what is not needed")
     }
 
     fn wipe(&self, from: u64, until: u64) -> Result<(), BlockError> {

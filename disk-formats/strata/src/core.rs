@@ -1,7 +1,7 @@
 //! The parts of an open disk, and the locks between them.
 //!
-//! Locks are taken in this order: `keeping`, `checkpoints`, `readers`, `gate`, `state`, the segments; `synced` before
-//! `state`.
+//! Locks are taken in this order: `keeping`, the stripes, `checkpoints`, `readers`, `gate`, `state`, the segments;
+//! `synced`, then `syncing`, before `state`.
 //! Nothing is read or written under `state` or the segments.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -37,6 +37,8 @@ pub struct Core {
     pub large_reads: AtomicU64,
     /// The newest record known to be durable. Who syncs holds it.
     pub synced: Mutex<u64>,
+    /// Held while the file is synced: see [`sync`](Self::sync).
+    pub syncing: Mutex<()>,
     /// Held shared while a change is made, alone while changes are taken for a checkpoint.
     pub gate: RwLock<()>,
     /// Held shared while blocks are read, alone for a moment before old ones may be overwritten.
@@ -73,6 +75,23 @@ impl Core {
     pub fn usable(&self) -> Result<MutexGuard<'_, State>, BlockError> {
         let state = self.state.lock();
         if state.poisoned { Err(poisoned()) } else { Ok(state) }
+    }
+
+    /// Makes all that was written before durable, or says that it may not be: nothing is written after that until the
+    /// disk is opened anew.
+    ///
+    /// One at a time: the host tells of a write that failed once, to whichever sync comes first (Linux: once for each
+    /// open file). Of two at once the other would succeed, and promise what is lost.
+    ///
+    /// # Errors
+    /// `Poisoned`, now or because an earlier one failed.
+    pub fn sync(&self, what: &str) -> Result<(), BlockError> {
+        let _one = self.syncing.lock();
+        drop(self.usable()?);
+        self.store.medium.sync().map_err(|error| {
+            self.state.lock().poisoned = true;
+            BlockError::new(BlockErrorKind::Poisoned, format!("{what} failed: {error}"))
+        })
     }
 
     pub fn garbage_percent(&self) -> u64 {

@@ -16,6 +16,7 @@ use crate::pens::Pens;
 use crate::points::Retention;
 use crate::seal::Keyring;
 use crate::superblock::Superblock;
+use crate::tidy::Tidying;
 
 /// A Strata disk.
 #[derive(Debug)]
@@ -95,10 +96,7 @@ impl StrataDisk {
     /// The host's; the disk goes on without it unless a sync failed.
     pub fn compact(&self, garbage_percent: u64) -> Result<(), BlockError> {
         let core = self.core();
-        let mut lba = Some(0);
-        while let Some(from) = lba {
-            lba = core.tidy(from, std::time::Duration::MAX)?;
-        }
+        core.tidy(&mut Tidying::default(), std::time::Duration::MAX)?;
         let mut checkpoints = core.checkpoints.lock();
         core.make_checkpoint(&mut checkpoints)?;
         core.compact_to(&mut checkpoints, garbage_percent)?;

@@ -86,7 +86,7 @@ impl Core {
         size_bytes: u64,
     ) -> Result<(), BlockError> {
         let medium = &*self.store.medium;
-        medium.sync().map_err(io_error("making a checkpoint durable"))?;
+        self.sync("making a checkpoint durable")?;
         let generation = superblock.generation + 1;
         let next = Superblock {
             generation,
@@ -101,7 +101,7 @@ impl Core {
         };
         let key = self.store.keys.superblock_key(next.has_slots()).ok_or_else(no_key)?;
         medium.write_at(next.offset(), &[&next.encode(&key)[..]]).map_err(io_error("writing the superblock"))?;
-        medium.sync().map_err(io_error("making the superblock durable"))?;
+        self.sync("making the superblock durable")?;
         *superblock = next;
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::disk::io_error;
 use crate::due::Due;
 use crate::layout::{SEGMENT_BYTES, place_offset};
+use crate::tidy::Tidying;
 
 /// How often it looks by itself.
 const LOOKS_EVERY: Duration = Duration::from_millis(200);
@@ -213,11 +214,7 @@ impl Core {
             self.store.medium.write_at(at, &slices).map_err(io_error("writing ahead of the log"))?;
             at += (slices.len() * ZEROES.0.len()) as u64;
         }
-        self.store.medium.sync().map_err(|error| {
-            // The host tells of a failure once, and it may be of the guest's data.
-            self.state.lock().poisoned = true;
-            io_error("writing ahead of the log")(error)
-        })
+        self.sync("writing ahead of the log")
     }
 
     /// Does something that writes, which does not count as somebody else's.
@@ -255,10 +252,11 @@ impl Core {
         let mut more = !watch.in_order && self.compact_some(&mut checkpoints, watch.idle > RESTS_AFTER)?;
         drop(checkpoints);
         if watch.idle > RESTS_AFTER
-            && let Some(lba) = watch.tidied
+            && let Some(mut tidying) = watch.tidied
         {
-            watch.tidied = self.by_itself(watch, || self.tidy(lba, TIDIES_FOR))?;
-            more |= watch.tidied.is_some();
+            let goes_on = self.by_itself(watch, || self.tidy(&mut tidying, TIDIES_FOR))?;
+            watch.tidied = goes_on.then_some(tidying);
+            more |= goes_on;
             if watch.tidied.is_none() {
                 self.make_checkpoint(&mut self.checkpoints.lock())?;
                 self.give_back(SPARE_AT_REST);
@@ -282,7 +280,7 @@ struct Watch {
     /// Looks with something that is not at a restore point.
     unpointed: u32,
     /// How far the disk is tidied since then; nothing when it is.
-    tidied: Option<u64>,
+    tidied: Option<Tidying>,
     /// It was tidied and compacted since.
     in_order: bool,
 }
@@ -301,7 +299,7 @@ impl Watch {
         if written == self.last {
             self.idle = self.idle.saturating_add(u32::from(counts));
         } else {
-            (self.idle, self.tidied, self.in_order) = (0, Some(0), false);
+            (self.idle, self.tidied, self.in_order) = (0, Some(Tidying::default()), false);
             self.last = written;
         }
     }

@@ -347,6 +347,7 @@ impl Core {
             gate: RwLock::new(()),
             readers: RwLock::new(()),
             keeping: Mutex::new(()),
+            syncing: Mutex::new(()),
             checkpoints: Mutex::new(checkpoints),
             stripes: Self::stripes(),
             wanted: Wanted::default(),

@@ -156,8 +156,8 @@ impl Core {
             let next = Superblock { generation: current.generation + 1, ..next.clone() };
             let written = medium
                 .write_at(next.offset(), &[&next.encode(&key)[..]])
-                .and_then(|()| medium.sync())
-                .map_err(io_error("writing the superblock"));
+                .map_err(io_error("writing the superblock"))
+                .and_then(|()| self.sync("writing the superblock"));
             if let Err(error) = written {
                 // Which of the two is in force is open now.
                 self.state.lock().poisoned = true;

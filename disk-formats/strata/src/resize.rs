@@ -32,6 +32,8 @@ impl Core {
         if !can_be_size(size_bytes) {
             return Err(refused(format!("a disk can not have {size_bytes} bytes")));
         }
+        // Tidying writes anew what it finds, perhaps behind the new end.
+        let _keeping = self.keeping.lock();
         let old = self.size_bytes();
         if size_bytes == old {
             return self.commit(true).map(|_seq| ());

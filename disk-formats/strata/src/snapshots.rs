@@ -30,6 +30,10 @@ pub struct PointInfo {
     pub frees_bytes: u64,
 }
 
+/// Blocks that a repair may have given up and that are in the map nevertheless: 16 GiB. Beyond them a map has no more
+/// blocks than somebody needs, or it is hostile.
+const LOST_MAX: u64 = 4 << 20;
+
 fn refused(context: String) -> BlockError {
     BlockError::new(BlockErrorKind::Unsupported, context)
 }
@@ -106,6 +110,8 @@ impl StrataDisk {
     /// opened anew.
     pub fn go(&mut self, seq: u64) -> Result<(), BlockError> {
         let core = self.core();
+        // Tidying reads and writes anew what it finds: it would bring back what was before.
+        let _keeping = core.keeping.lock();
         core.refuse_while_converting()?;
         core.commit(true)?;
         let mut checkpoints = core.checkpoints.lock();
@@ -119,7 +125,11 @@ impl StrataDisk {
         let mut differences = Vec::new();
         let changed = then.within(0, blocks);
         let mut lba = 0;
+        let mut steps = core.store.space.read().usage().live_blocks.saturating_add(LOST_MAX + changed.len() as u64);
         while let Some(next) = core.next_of_any(&base, &changed, &now, lba, blocks)? {
+            steps = steps.checked_sub(1).ok_or_else(|| {
+                BlockError::new(BlockErrorKind::Corrupt, "the disk's map has more blocks than there can be")
+            })?;
             let (old, new) = (core.pointer_at(&base, &then, next)?, core.store.lookup(&now, next)?);
             if old.address != new.address {
                 differences.push((next, old));
