@@ -1,6 +1,7 @@
 //! The command line: global options and verbs.
 
 use benchtop_control::{Failure, FailureKind};
+use benchtop_machine::monitor::open::Accelerator;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::verbs;
@@ -73,12 +74,12 @@ pub enum AccelChoice {
 }
 
 impl AccelChoice {
-    /// Refuses those there is nothing behind yet.
-    pub fn check(self) -> Result<(), Failure> {
+    /// Which it is; those there is nothing behind yet are refused.
+    pub fn accelerator(self) -> Result<Accelerator, Failure> {
         match self {
-            Self::Auto | Self::Kvm => Ok(()),
+            Self::Auto | Self::Kvm => Ok(Accelerator::Kvm),
             Self::Whpx => Err(not_built("the accelerator whpx")),
-            Self::Software => Err(not_built("the software CPU")),
+            Self::Software => Ok(Accelerator::Software),
         }
     }
 }

@@ -44,6 +44,20 @@ fn the_rescue_cd_shows_its_menu() -> Result<()> {
     Ok(())
 }
 
+/// The same on our own processor: SeaBIOS and GRUB go through real mode, protected mode and back, many times.
+#[test]
+fn the_rescue_cd_shows_its_menu_on_the_software_cpu() -> Result<()> {
+    let name = "the_rescue_cd_shows_its_menu_on_the_software_cpu";
+    let Some(iso) = sample("grub-rescue-cdrom.iso") else {
+        vm::skip(name, "the sample guests are not there: cargo xtask guests");
+        return Ok(());
+    };
+    let (bench, iso) = (Bench::new()?, iso.display().to_string());
+    let boot = ["boot", "--accel", "software", "--memory", "256M", "--iso", &iso, "--timeout", "120s"];
+    bench.run(&[&boot[..], &["--until", "GNU GRUB"]].concat())?;
+    Ok(())
+}
+
 /// The prompt, typed at as a user would. With its modules named, GRUB does not try every file system it knows. That
 /// it reads files of the disc shows in its having modules at all.
 #[test]

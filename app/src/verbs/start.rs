@@ -13,6 +13,8 @@ use benchtop_machine::monitor::image::Password;
 use benchtop_machine::monitor::process::{StartRequest, receive_answer, send_request};
 use clap::Args;
 
+use benchtop_machine::monitor::open::Accelerator;
+
 use crate::cli::{AccelChoice, not_built};
 use crate::output::Output;
 use crate::password::PasswordArgs;
@@ -139,7 +141,9 @@ fn spawn(
     serial: Option<&OwnedFd>,
     password: Option<&Password>,
 ) -> Result<(VmInfo, Child), Failure> {
-    accel.check()?;
+    if accel.accelerator()? == Accelerator::Software {
+        return Err(not_built("the software CPU for a VM with a bundle"));
+    }
     let what = || format!("can not start the VM `{}`", bundle.folder_name());
     let io = |error: std::io::Error| Failure::from_io(what(), &error);
     let (ours, theirs) = UnixStream::pair().map_err(io)?;

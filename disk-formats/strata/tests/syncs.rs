@@ -1,6 +1,5 @@
 //! A host tells of a write that failed once, to the sync that comes first. So syncs come one at a time, and none follows
 //! one that failed.
-#![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
 mod common;
 

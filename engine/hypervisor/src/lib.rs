@@ -16,6 +16,7 @@ mod error;
 pub mod io;
 #[cfg(target_os = "linux")]
 pub mod kvm;
+pub mod software;
 pub mod state;
 pub mod traits;
 

@@ -38,6 +38,15 @@ macro_rules! on_kvm {
             on_kvm(stringify!($name));
         })*
 
+        /// The same on the software CPU, which is there on every host.
+        mod software {
+            $(#[test]
+            fn $name() {
+                let check = super::conformance::check(stringify!($name)).expect("the suite has a check of this name");
+                check(&benchtop_hypervisor::software::Software);
+            })*
+        }
+
         /// A check that is in the suite but not in this list would never run.
         #[test]
         fn the_list_is_complete() {

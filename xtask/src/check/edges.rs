@@ -14,7 +14,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("benchtop-nbd", &["benchtop-block", "benchtop-memory"]),
     ("benchtop-strata", &["benchtop-block", "benchtop-memory"]),
     ("benchtop-devices", &["benchtop-block", "benchtop-memory"]),
-    ("benchtop-hypervisor", &["benchtop-memory"]),
+    ("benchtop-hypervisor", &["benchtop-memory", "benchtop-x86"]),
+    ("benchtop-x86", &["benchtop-memory"]),
     (
         "benchtop-machine",
         &[

@@ -161,7 +161,7 @@ impl Opened {
 /// What can not be opened; nothing was changed.
 pub fn open_bundle(bundle: &Bundle, config: &VmConfig, password: Option<&Password>) -> Result<Opened, Failure> {
     host::check_memory(config.memory)?;
-    let hypervisor = open_hypervisor()?;
+    let hypervisor = open_hypervisor(Accelerator::Kvm)?;
     let firmware = firmware::load(config.firmware.as_deref())?;
     let mut disks = Vec::new();
     let mut cds = Vec::new();
@@ -220,11 +220,23 @@ pub fn expected(bundle: &Bundle, disk: &DiskConfig) -> Result<Option<Expected>, 
     Ok(identity.map(|identity| Expected { name, identity, accept_rollback: false }))
 }
 
+/// Which accelerator is to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The host's processor, by KVM.
+    Kvm,
+    /// The software CPU.
+    Software,
+}
+
 /// Opens the accelerator.
 ///
 /// # Errors
 /// This host has none, or the user may not use it.
-pub fn open_hypervisor() -> Result<Box<dyn Hypervisor>, Failure> {
+pub fn open_hypervisor(which: Accelerator) -> Result<Box<dyn Hypervisor>, Failure> {
+    if which == Accelerator::Software {
+        return Ok(Box::new(benchtop_hypervisor::software::Software));
+    }
     match benchtop_hypervisor::kvm::Kvm::open() {
         Ok(kvm) => Ok(Box::new(kvm)),
         Err(error) => Err(hypervisor_failure("can not use KVM", &error)),
