@@ -225,7 +225,7 @@ fn strata_disks_become_larger_and_with_consent_smaller() {
 #[test]
 fn a_damaged_disk_is_repaired_with_consent() {
     let world = world(8);
-    world.ok(["disk", "retention", "d.strata", "off"]);
+    world.ok(["disk", "retention", "d.strata", "off", "--yes"]);
     let (code, clean) = world.json(["disk", "repair", "d.strata"]);
     assert_eq!((code, &clean["repaired"], &clean["lost_bytes"]), (0, &false.into(), &0.into()), "{clean}");
     // A bit of one block, in a copy.

@@ -82,6 +82,10 @@ fn an_image_of_every_format() {
     assert_eq!(world.run(["disk", "create", "x", "--size", "1M", "--format", "tape"]).code, 2);
     world.fails(2, ["disk", "create", "x.vhd", "--size", "1M", "--encrypt"]);
     world.fails(2, ["disk", "create", "x.vhd", "--size", "1M", "--retention", "off"]);
+    // A password makes no encrypted disk by itself.
+    std::fs::write(world.path("password"), "secret").unwrap();
+    let failed = world.fails(2, ["disk", "create", "x.strata", "--size", "1M", "--password-file", "password"]);
+    assert!(failed.stderr.contains("--encrypt"), "{}", failed.stderr);
     world.fails(1, ["disk", "create", "x.vhd", "--size", "8T"]);
     assert!(!world.path("x").exists() && !world.path("x.vhd").exists());
 }

@@ -53,7 +53,7 @@ fn verbs() -> Vec<Vec<&'static str>> {
         "disk snap list one:disk0",
         "disk snap rm one:disk0 #1",
         "disk snap go one:disk0 --at #1",
-        "disk retention one:disk0 off",
+        "disk retention one:disk0 off --yes",
         "disk convert one:disk0 out.raw",
         "disk compare one:disk0 one:disk1",
         "disk compare one:disk1 one:disk0",

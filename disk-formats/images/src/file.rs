@@ -1,6 +1,7 @@
 //! The file behind an image: locked, positioned, synced, and poisoned when a sync fails.
 
 pub(crate) mod new;
+pub(crate) mod overlay;
 #[cfg(test)]
 pub(crate) mod recording;
 
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use benchtop_block::file::{self, Durability, Lock};
 use benchtop_block::{BlockError, BlockErrorKind, DiscardBehavior, DiskInfo, Extent, ExtentKind, SECTOR_BYTES, pieces};
 use benchtop_memory::VolatileSlice;
+use overlay::Overlay;
 use parking_lot::Mutex;
 
 #[cfg(not(test))]
@@ -29,12 +31,17 @@ pub(crate) struct ImageFile {
     punches: bool,
     /// What lies behind the end reads as zeroes.
     padded: bool,
+    /// What is shown in place of a part of the file, which is only read then.
+    overlay: Option<Overlay>,
     /// Length as far as this process knows: what it was when opened, or what it was made since.
     len_bytes: AtomicU64,
     /// Kept while the length changes, so that nobody undoes what another did.
     changing_len: Mutex<()>,
     /// A sync failed and the file was not reopened since.
     poisoned: AtomicBool,
+    /// Held by a sync: the host tells of a write that failed to the first one, and a second at the same time would
+    /// succeed.
+    syncing: Mutex<()>,
 }
 
 impl ImageFile {
@@ -64,9 +71,11 @@ impl ImageFile {
             read_only,
             punches,
             padded: false,
+            overlay: None,
             len_bytes: AtomicU64::new(len_bytes),
             changing_len: Mutex::new(()),
             poisoned: AtomicBool::new(false),
+            syncing: Mutex::new(()),
         })
     }
 
@@ -86,6 +95,13 @@ impl ImageFile {
     pub(crate) fn padded(mut self) -> Self {
         self.padded = true;
         self
+    }
+
+    /// Shows `overlay` in place of what it covers, and the file `len_bytes` long: what lies behind its real end reads as
+    /// zeroes. For a file that is only read.
+    pub(crate) fn lay_over(&mut self, overlay: Overlay, len_bytes: u64) {
+        self.overlay = Some(overlay);
+        self.len_bytes.fetch_max(len_bytes, Relaxed);
     }
 
     /// The same with writes refused; it stays locked as it is.
@@ -153,10 +169,25 @@ impl ImageFile {
         self.read_bytes(offset_bytes, len)
     }
 
+    /// Refuses a part of the disk that the image's tables say is in the file, and that the file lacks or has a part of.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(crate) fn check_stored(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BlockError> {
+        if len_bytes > 0 && offset_bytes.saturating_add(len_bytes) > self.len_bytes() {
+            let context = format!("the image's table names data at {offset_bytes:#x}, behind the end of the file");
+            return Err(BlockError::new(BlockErrorKind::Corrupt, context));
+        }
+        Ok(())
+    }
+
     /// Fills `into`. A file that ends first is an error unless it is [`padded`](Self::padded).
     pub(crate) fn read(&self, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
         let failed = |error| BlockError::from_io(format!("reading the image at {offset_bytes:#x} failed"), error);
         let wanted = pieces::len_bytes(into);
+        if let Some(overlay) = &self.overlay {
+            return self.read_over(overlay, offset_bytes, into);
+        }
         let stored = self.len_bytes().saturating_sub(offset_bytes).min(wanted);
         if !self.padded || stored == wanted {
             return file::read_at(&self.file, offset_bytes, into).map_err(failed);
@@ -164,6 +195,21 @@ impl ImageFile {
         let mut rest = pieces::Scatter::new(into);
         file::read_at(&self.file, offset_bytes, &rest.take(stored)).map_err(failed)?;
         rest.take(wanted - stored).iter().for_each(pieces::zero);
+        Ok(())
+    }
+
+    /// Reads the file as [`lay_over`](Self::lay_over) shows it.
+    fn read_over(&self, overlay: &Overlay, offset_bytes: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
+        let failed = |error| BlockError::from_io(format!("reading the image at {offset_bytes:#x} failed"), error);
+        let wanted = pieces::len_bytes(into);
+        if offset_bytes.saturating_add(wanted) > self.len_bytes() {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let stored = regular_file(&self.file)?.saturating_sub(offset_bytes).min(wanted);
+        let mut rest = pieces::Scatter::new(into);
+        file::read_at(&self.file, offset_bytes, &rest.take(stored)).map_err(failed)?;
+        rest.take(wanted - stored).iter().for_each(pieces::zero);
+        overlay.apply(offset_bytes, into);
         Ok(())
     }
 
@@ -257,6 +303,7 @@ impl ImageFile {
 
     /// Makes all that was written before durable; a failure poisons the image.
     pub(crate) fn sync(&self) -> Result<(), BlockError> {
+        let _one = self.syncing.lock();
         self.check_poison()?;
         let synced = || {
             #[cfg(test)]
@@ -300,8 +347,21 @@ impl ImageFile {
 
     /// What the file holds from `offset_bytes` on, for at most `limit_bytes`, which is not 0 and whole sectors: holes
     /// of the file are told as zeroes.
-    #[cfg(target_os = "linux")]
     pub(crate) fn extent(&self, offset_bytes: u64, limit_bytes: u64) -> Extent {
+        match self.overlay.as_ref().and_then(|overlay| overlay.next(offset_bytes)) {
+            // What covers holes is data, to the end of its sector or as far as is asked.
+            Some(next) if next <= offset_bytes => {
+                let covered = next.saturating_add(overlay::SECTOR_BYTES) - offset_bytes;
+                Extent { kind: ExtentKind::Data, len_bytes: covered.min(limit_bytes) }
+            }
+            Some(next) => self.stored_extent(offset_bytes, limit_bytes.min(next - offset_bytes)),
+            None => self.stored_extent(offset_bytes, limit_bytes),
+        }
+    }
+
+    /// As [`extent`](Self::extent), of the file alone.
+    #[cfg(target_os = "linux")]
+    fn stored_extent(&self, offset_bytes: u64, limit_bytes: u64) -> Extent {
         use rustix::fs::{SeekFrom, seek};
         let end = offset_bytes.saturating_add(limit_bytes);
         // The file's position is nobody's: all transfers say where.
@@ -325,7 +385,7 @@ impl ImageFile {
 
     /// As on Linux, where nothing is known of holes.
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn extent(&self, _offset_bytes: u64, limit_bytes: u64) -> Extent {
+    fn stored_extent(&self, _offset_bytes: u64, limit_bytes: u64) -> Extent {
         Extent { kind: ExtentKind::Data, len_bytes: limit_bytes }
     }
 }

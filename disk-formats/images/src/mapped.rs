@@ -185,10 +185,7 @@ impl<L: Layout> MappedDisk<L> {
     /// anything, and a write must not make the file grow to there.
     fn in_file(&self, start_bytes: u64, in_block: u64, len_bytes: u64) -> Result<u64, BlockError> {
         let at = start_bytes.saturating_add(in_block);
-        if at.saturating_add(len_bytes) > self.file.len_bytes() {
-            let context = format!("the image's table names data at {at:#x}, behind the end of the file");
-            return Err(BlockError::new(BlockErrorKind::Corrupt, context));
-        }
+        self.file.check_stored(at, len_bytes)?;
         Ok(at)
     }
 

@@ -356,15 +356,16 @@ pub fn info(file: &File) -> Result<Qcow2Info, BlockError> {
     })
 }
 
-/// Counts who uses each cluster and compares that with the refcounts. The image must not be in use. Bitmaps, which are
-/// not known here, count as leaks.
+/// Counts who uses each cluster and compares that with the refcounts, looks for data behind the end of the file, and
+/// unpacks what the disk has compressed, which takes as long as reading it. The image must not be in use. Bitmaps, which
+/// are not known here, count as leaks.
 ///
 /// # Errors
 /// `Corrupt` for tables that make no sense, `Unsupported` for an image too large to count, or the host's.
 pub fn check(file: &File) -> Result<CheckReport, BlockError> {
     let file = ImageFile::borrowed(file)?.padded();
     let header = Header::read(&file)?;
-    Survey::take(&header, &file)?.compare()
+    Survey::take(&header, &file)?.examine()
 }
 
 /// Counts who uses each cluster, writes new refcounts, takes the marks "dirty" and "corrupt" away, and says what a check
@@ -381,5 +382,5 @@ pub fn repair(file: File) -> Result<CheckReport, BlockError> {
         return Err(BlockError::new(BlockErrorKind::Unsupported, context));
     }
     check::repair(&mut header, &file)?;
-    Survey::take(&header, &file)?.compare()
+    Survey::take(&header, &file)?.examine()
 }

@@ -11,8 +11,8 @@
 //! Source: [MS-VHDX] "Virtual Hard Disk v2 (VHDX) File Format". All numbers are little-endian. Sections are cited from
 //! it.
 //!
-//! The log is replayed when an image is opened for writing; one that must be replayed is not opened for reading only.
-//! While an image is written its header names the log, and every change of the BAT goes there first.
+//! The log is replayed when an image is opened for writing. To who only reads, the image is shown as the replay would
+//! leave it, and the file stays as it is. While an image is written its header names the log, and every change of the BAT goes there first.
 //!
 //! Not built: differencing images (a parent is named by path) and with them sector bitmaps, whose places in the BAT are
 //! skipped; regions and metadata that are marked as required and not in the specification. Each is refused.
@@ -50,16 +50,20 @@ delegate_backend!(VhdxDisk);
 
 impl VhdxDisk {
     /// Takes an open descriptor, which must allow writing unless `read_only`, and locks the file as
-    /// [`RawDisk::open`](crate::RawDisk::open) does. Replays the log where the image was not closed. Needs up to 10 MiB
-    /// of memory, and for a replay five times the log, which is 16 MiB at most.
+    /// [`RawDisk::open`](crate::RawDisk::open) does. Replays the log where the image was not closed; with `read_only` in
+    /// memory, and the file stays as it is. Needs up to 10 MiB of memory, and for a replay five times the log, which is
+    /// 16 MiB at most. What is replayed in memory stays there: at most the log and 16 MiB.
     ///
     /// # Errors
-    /// `Unsupported` naming what is not built (and for a log that must be replayed in an image that is only read),
-    /// `Corrupt` where the image contradicts itself or a checksum is wrong, `InUse`, `ReadOnly`, or the host's.
+    /// `Unsupported` naming what is not built, `Corrupt` where the image contradicts itself or a checksum is wrong, `InUse`, `ReadOnly`, or the host's.
     pub fn open(file: File, read_only: bool) -> Result<Self, BlockError> {
-        let file = ImageFile::open(file, read_only)?;
+        let mut file = ImageFile::open(file, read_only)?;
         let mut headers = header::read_headers(&file)?;
-        log::replay(&file, &mut headers)?;
+        if read_only {
+            log::lay_over(&mut file, &headers.current)?;
+        } else {
+            log::replay(&file, &mut headers)?;
+        }
         let regions = header::read_regions(&file, &headers.current)?;
         let facts = metadata::read(&file, &regions)?;
         let info = DiskInfo {
@@ -84,12 +88,14 @@ impl VhdxDisk {
     }
 }
 
-/// What [`image::info`](crate::image::info) tells. A log that must be replayed is left alone, which what is asked for
-/// here does not depend on in images that were not being resized.
-pub(crate) fn facts(file: &ImageFile) -> Result<Facts, BlockError> {
-    let headers = header::read_headers(file)?;
-    let regions = header::read_regions(file, &headers.current)?;
-    let facts = metadata::read(file, &regions)?;
+/// What [`image::info`](crate::image::info) tells, as a replay of the log would leave it.
+pub(crate) fn facts(mut file: ImageFile) -> Result<Facts, BlockError> {
+    let headers = header::read_headers(&file)?;
+    // The image may be in use, and an entry of its log newer than the length of the file that was read before. A log that
+    // makes no sense is refused when the image is opened.
+    log::lay_over(&mut file, &headers.current).unwrap_or_default();
+    let regions = header::read_regions(&file, &headers.current)?;
+    let facts = metadata::read(&file, &regions)?;
     let variant = if facts.leave_allocated { "fixed" } else { "dynamic" };
     Ok(Facts::new(facts.size_bytes, variant, headers.current.log != [0; 16]))
 }

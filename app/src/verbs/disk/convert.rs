@@ -12,7 +12,7 @@ use benchtop_nbd::Uri;
 use benchtop_strata::Retention;
 use clap::Args;
 
-use super::draft::{Draft, NewImage, check_encrypt, check_target, format_of};
+use super::draft::{Draft, NewImage, check_encrypt, check_password, check_target, format_of};
 use super::transfer::Transfer;
 use crate::image::{Access, Source};
 use crate::output::Output;
@@ -86,6 +86,7 @@ impl Convert {
         let what = format!("can not make the disk {name}");
         let format = format_of(&self.target, args.format);
         check_encrypt(format, args.encrypt, &what)?;
+        check_password(args.encrypt, &(&args.new_password).into(), &what)?;
         let source = Source::find(&self.source)?;
         if let Some(uri) = self.target.to_str().filter(|text| Uri::is_one(text)) {
             return self.run_to_export(output, &source, Source::of_export(uri.to_owned(), args.format)?);

@@ -7,7 +7,7 @@ use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_strata::Retention;
 use clap::Args;
 
-use super::draft::{Draft, NewImage, check_encrypt, check_target, format_of};
+use super::draft::{Draft, NewImage, check_encrypt, check_password, check_target, format_of};
 use super::parse_retention;
 use crate::drives::check_size;
 use crate::output::Output;
@@ -48,6 +48,7 @@ impl Create {
             .map_err(|why| Failure::new(FailureKind::Usage, what.as_str(), why, "Write for example 20G."))?;
         let format = format_of(&self.file, self.format);
         check_encrypt(format, self.encrypt, &what)?;
+        check_password(self.encrypt, &self.password, &what)?;
         if self.retention.is_some() && format != DiskFormat::Strata {
             let why = format!("A {format} image keeps no restore points.");
             return Err(Failure::new(FailureKind::Usage, what, why, "Leave --retention out, or make it Strata."));

@@ -16,6 +16,8 @@ use benchtop_strata::{Cost, HostCache, HostFile, Retention, StrataDisk};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::TempDir;
 
+use crate::password::PasswordArgs;
+
 /// What a new image is like.
 #[derive(Clone, Debug)]
 pub struct NewImage {
@@ -44,6 +46,18 @@ pub fn check_encrypt(format: DiskFormat, encrypt: bool, what: &str) -> Result<()
     }
     let why = format!("Encrypted {format} images are not made here.");
     Err(Failure::new(FailureKind::Usage, what, why, "Make it a Strata disk: --format strata."))
+}
+
+/// Refuses a password for a disk that is not going to be encrypted.
+///
+/// # Errors
+/// One was given.
+pub fn check_password(encrypt: bool, password: &PasswordArgs, what: &str) -> Result<(), Failure> {
+    if encrypt || (password.password_fd.is_none() && password.password_file.is_none()) {
+        return Ok(());
+    }
+    let why = "A password is of no use to a disk that is not encrypted.";
+    Err(Failure::new(FailureKind::Usage, what, why, "Add --encrypt, or leave the password out."))
 }
 
 /// Refuses a place for a new image that is known to be wrong, before anybody is asked for a password.
@@ -164,7 +178,10 @@ pub fn create_at(path: &Path, new: &NewImage, what: &str) -> Result<Image, Failu
         _ => block_failure(what, &error),
     };
     if new.format == DiskFormat::Strata {
-        let file = File::options().read(true).write(true).create_new(true).open(path);
+        let mut options = File::options();
+        // A disk is its owner's alone, as every other format's.
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.read(true).write(true).create_new(true).open(path);
         let file = file.map_err(|error| Failure::from_io(what, &error))?;
         let disk = Arc::new(strata_in(file, new, what)?);
         return Ok(Image { backend: disk.clone(), strata: Some(disk), format: DiskFormat::Strata });

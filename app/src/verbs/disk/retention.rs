@@ -15,7 +15,7 @@ use crate::output::Output;
 pub struct RetentionArgs {
     /// Disk: FILE or VM:DISK
     pub disk: String,
-    /// show; off; or what differs from the default all=24h,hourly=7d,budget=20%,least=1G
+    /// show; off, which removes all restore points but snapshots; or what differs from the default all=24h,hourly=7d,budget=20%,least=1G
     #[arg(default_value = "show", value_name = "WHICH")]
     pub which: String,
     /// How to open it.
@@ -39,6 +39,16 @@ impl RetentionArgs {
         };
         let opened = source.open_strata(output, &self.access, chosen.is_none())?;
         if let Some(retention) = chosen {
+            if !retention.every_flush {
+                let points = opened.disk.points().map_err(|error| block_failure(&what, &error))?;
+                let count = points.iter().filter(|point| point.name.is_none()).count();
+                if count > 0 {
+                    output.confirm(&format!(
+                        "{count} restore points of {} will be lost; snapshots stay. Go on?",
+                        source.name
+                    ))?;
+                }
+            }
             let gone = if retention.every_flush { "may be" } else { "are" };
             output.remark(&format!("restore points that it does not name {gone} removed; snapshots stay"));
             opened.disk.set_retention(retention).map_err(|error| block_failure(&what, &error))?;

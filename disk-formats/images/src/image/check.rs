@@ -49,20 +49,36 @@ impl CheckReport {
     }
 
     fn of_qcow2(found: qcow2::CheckReport) -> Self {
-        let qcow2::CheckReport { leaked_clusters, uncounted_clusters, wrong_marks, shared_tables } = found;
+        let qcow2::CheckReport {
+            leaked_clusters,
+            uncounted_clusters,
+            wrong_marks,
+            shared_tables,
+            cut_clusters,
+            marked_compressed,
+            unpackable_clusters,
+        } = found;
         let mut report = Self::default();
         report.damage(uncounted_clusters, || format!("{uncounted_clusters} clusters are used and not counted"));
         report.damage(wrong_marks, || format!("{wrong_marks} clusters are marked as used once and are not"));
         report.damage(shared_tables, || format!("{shared_tables} clusters of tables are used by something else, too"));
+        report.damage(cut_clusters, || {
+            format!("the file was cut short: {cut_clusters} clusters of data are behind its end, wholly or in part")
+        });
+        report.damage(marked_compressed, || {
+            format!("{marked_compressed} compressed clusters are marked as used once, which none may be")
+        });
+        report.damage(unpackable_clusters, || format!("{unpackable_clusters} compressed clusters can not be unpacked"));
         report.leak(leaked_clusters, || format!("{leaked_clusters} clusters are counted and not used"));
         report
     }
 }
 
-/// Checks what an image says of itself, and changes nothing: qcow2's counts of clusters; of VMDK, VDI, VHD and VHDX
-/// that every block lies in the file, and that no two blocks, tables or headers share room. `options` serve as for [`open`](super::open), and the
-/// image is opened for reading whatever they say; the content of the disk is not looked at. Up to 512 MiB of memory,
-/// which only images of many TiB take.
+/// Checks what an image says of itself, and changes nothing: qcow2's counts of clusters, that its data lies in the file
+/// and that what is compressed can be unpacked; of VMDK, VDI, VHD and VHDX that every block lies in the file, and that no
+/// two blocks, tables or headers share room. A VHDX that was not closed is checked as its log leaves it. `options` serve
+/// as for [`open`](super::open), and the image is opened for reading whatever they say; what else the disk holds is not
+/// looked at. Up to 512 MiB of memory, which only images of many TiB take.
 ///
 /// # Errors
 /// `Unsupported` for raw and ISO images, which say nothing of themselves, and for images too large to check; `Corrupt`

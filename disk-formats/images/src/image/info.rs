@@ -82,7 +82,7 @@ pub fn info(file: &File, format: Format) -> Result<ImageInfo, BlockError> {
         Format::Vmdk => vmdk::facts(&ImageFile::borrowed(file)?)?,
         Format::Vdi => vdi::facts(&ImageFile::borrowed(file)?)?,
         Format::Vhd => vhd::facts(&ImageFile::borrowed(file)?)?,
-        Format::Vhdx => vhdx::facts(&ImageFile::borrowed(file)?)?,
+        Format::Vhdx => vhdx::facts(ImageFile::borrowed(file)?)?,
         Format::Qcow2 => return qcow2_info(file, &host),
         Format::Strata => return Err(strata()),
     };

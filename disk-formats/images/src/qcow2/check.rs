@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use benchtop_block::{BlockError, BlockErrorKind};
+use benchtop_block::{BlockError, BlockErrorKind, SECTOR_BYTES};
 
+use super::compressed::Unpacker;
 use super::header::{CORRUPT, DIRTY, Header, MAX_REFCOUNT_TABLE_BYTES, check_l1};
-use super::layout::{COPIED, Entry, Layout, OFFSET_MASK};
+use super::layout::{COPIED, Entry, Layout, OFFSET_MASK, Standard};
 use super::snapshots;
 use crate::error::corrupt;
 use crate::fields::be64;
@@ -33,6 +34,12 @@ pub struct CheckReport {
     /// Clusters of a header or table of which there must be one, and whose room something else uses, whatever is
     /// counted: the same danger.
     pub shared_tables: u64,
+    /// Clusters of data that lie wholly or partly behind the end of the file: it was cut short, and their data is lost.
+    pub cut_clusters: u64,
+    /// Compressed clusters with the mark that they are used once, which they must never have.
+    pub marked_compressed: u64,
+    /// Compressed clusters of the disk that can not be unpacked: their data is lost.
+    pub unpackable_clusters: u64,
 }
 
 impl CheckReport {
@@ -42,6 +49,15 @@ impl CheckReport {
     }
 }
 
+/// Marks "used once" that are wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Marks {
+    /// Of tables, and of clusters that are not compressed.
+    wrong: u64,
+    /// Of compressed clusters.
+    compressed: u64,
+}
+
 /// How often each cluster of the file is used.
 pub(super) struct Survey<'a> {
     header: &'a Header,
@@ -49,6 +65,8 @@ pub(super) struct Survey<'a> {
     counts: Vec<u32>,
     /// Clusters of what is written in place: header, L1 tables, snapshot table, keys, refcount table and blocks.
     sole: Vec<Range<u64>>,
+    /// Clusters of data that are not in the file, or not whole.
+    cut: u64,
     budget: u64,
 }
 
@@ -68,9 +86,10 @@ impl<'a> Survey<'a> {
             return Err(BlockError::new(BlockErrorKind::Unsupported, "the image has too many clusters to count"));
         }
         // The file may end where a cluster would begin that was given out and not written.
-        let mut survey = Self { header, file, counts: vec![0; clusters as usize + 1], sole: Vec::new(), budget };
+        let mut survey =
+            Self { header, file, counts: vec![0; clusters as usize + 1], sole: Vec::new(), cut: 0, budget };
         survey.count_sole(0, 1)?;
-        survey.count_tree(header.l1_offset, header.l1_entries)?;
+        survey.count_tree(header.l1_offset, header.l1_entries, header.size_bytes)?;
         if let Some(keys) = header.encryption {
             survey.count_sole(keys.start, keys.len)?;
         }
@@ -78,7 +97,7 @@ impl<'a> Survey<'a> {
         survey.count_sole(header.snapshots_offset, len)?;
         for entry in entries {
             check_l1(&header.layout, entry.l1_offset, entry.l1_entries, file.len_bytes())?;
-            survey.count_tree(entry.l1_offset, entry.l1_entries)?;
+            survey.count_tree(entry.l1_offset, entry.l1_entries, entry.snapshot.disk_bytes)?;
         }
         Ok(survey)
     }
@@ -132,27 +151,32 @@ impl<'a> Survey<'a> {
 
     fn table(&mut self, offset: u64) -> Result<Vec<u8>, BlockError> {
         let bytes = self.header.layout.cluster_bytes();
-        if !offset.is_multiple_of(bytes) || offset >= self.file.len_bytes() {
+        if !offset.is_multiple_of(bytes) {
             return Err(corrupt(format!("a table is said to be at {offset:#x}")));
         }
         self.spend(bytes)?;
-        self.file.read_bytes(offset, self.header.layout.table_bytes())
+        self.file.read_metadata(offset, self.header.layout.table_bytes(), "table")
     }
 
-    /// The offsets of the L2 tables of an L1 table.
+    /// The entries of an L1 table that name L2 tables, with their numbers.
     fn l2_tables(&mut self, offset: u64, entries: u64) -> Result<Vec<(u64, u64)>, BlockError> {
         self.spend(entries * 8)?;
         let bytes = self.file.read_bytes(offset, (entries * 8) as usize)?;
-        let entries = bytes.chunks_exact(8).map(|entry| be64(entry, 0)).enumerate();
-        let used = entries.filter(|(_, entry)| entry & OFFSET_MASK != 0);
-        Ok(used.map(|(index, entry)| (offset + index as u64 * 8, entry)).collect())
+        let entries = bytes.chunks_exact(8).map(|entry| be64(entry, 0));
+        let used: Vec<(u64, u64)> = (0u64..).zip(entries).filter(|(_, entry)| *entry != 0).collect();
+        // Reading the disk refuses them, too.
+        if let Some((_, entry)) = used.iter().find(|(_, entry)| entry & !(OFFSET_MASK | COPIED) != 0) {
+            return Err(corrupt(format!("L1 entry {entry:#x} has unknown bits")));
+        }
+        Ok(used.into_iter().filter(|(_, entry)| entry & OFFSET_MASK != 0).collect())
     }
 
-    fn count_tree(&mut self, offset: u64, entries: u64) -> Result<(), BlockError> {
+    /// Counts what the tree of a disk of `disk_bytes` uses.
+    fn count_tree(&mut self, offset: u64, entries: u64, disk_bytes: u64) -> Result<(), BlockError> {
         let layout = self.header.layout;
         self.count_sole(offset, entries * 8)?;
         let mut seen = HashSet::new();
-        for (_, entry) in self.l2_tables(offset, entries)? {
+        for (number, entry) in self.l2_tables(offset, entries)? {
             let table = entry & OFFSET_MASK;
             if !seen.insert(table) {
                 return Err(corrupt(format!("the L2 table at {table:#x} is used twice")));
@@ -160,45 +184,132 @@ impl<'a> Survey<'a> {
             let bytes = self.table(table)?;
             self.count(table, 1)?;
             for index in 0..layout.l2_entries() {
-                if let Some((first, clusters)) = layout.entry(&bytes, index)?.host_clusters(&layout) {
-                    self.count(first << layout.cluster_bits, clusters << layout.cluster_bits)?;
-                }
+                let shown_bytes = layout.shown_bytes(number * layout.l2_entries() + index, disk_bytes);
+                self.count_data(&layout.entry(&bytes, index)?, shown_bytes)?;
             }
         }
         Ok(())
     }
 
-    fn count_of(&self, offset: u64) -> u32 {
-        self.counts.get((offset >> self.header.layout.cluster_bits) as usize).copied().unwrap_or(0)
+    /// Counts the host clusters of a guest cluster, of which the disk shows `shown_bytes`.
+    fn count_data(&mut self, entry: &Entry, shown_bytes: u64) -> Result<(), BlockError> {
+        let layout = self.header.layout;
+        let Some((first, clusters)) = entry.host_clusters(&layout) else { return Ok(()) };
+        let (start, stored_bytes) = match entry {
+            Entry::Standard(entry) => (entry.host.unwrap_or(0), entry.stored_bytes(&layout, shown_bytes)),
+            // Where in its last sector it ends only unpacking can tell.
+            Entry::Compressed(data) => {
+                let end = data.offset_bytes + data.len_bytes;
+                (data.offset_bytes, (end - SECTOR_BYTES).saturating_sub(data.offset_bytes) + 1)
+            }
+        };
+        if shown_bytes == 0 || self.file.check_stored(start, stored_bytes).is_ok() {
+            return self.count(first << layout.cluster_bits, clusters << layout.cluster_bits);
+        }
+        self.cut = self.cut.saturating_add(1);
+        for cluster in first..first + clusters {
+            if let Some(count) = self.counts.get_mut(cluster as usize) {
+                *count = count.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a file that was cut short: what is written behind its end would stand where data is missing, and nothing
+    /// would tell of the loss any more.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn require_whole(&self) -> Result<(), BlockError> {
+        match self.cut {
+            0 => Ok(()),
+            cut => Err(corrupt(format!("the file was cut short: {cut} clusters of data are behind its end"))),
+        }
+    }
+
+    fn count_of(&self, offset: u64) -> Option<u32> {
+        self.counts.get((offset >> self.header.layout.cluster_bits) as usize).copied()
     }
 
     /// Compares the marks "used once" of the active tables with the counts, and corrects them if asked to. Returns
     /// how many said too much.
-    pub fn marks(&mut self, correct: bool) -> Result<u64, BlockError> {
+    pub fn marks(&mut self, correct: bool) -> Result<Marks, BlockError> {
         let layout = self.header.layout;
-        let mut wrong = 0;
-        let mut judge = |survey: &Self, at: u64, word: u64| {
-            let mark = if survey.count_of(word & OFFSET_MASK) == 1 { COPIED } else { 0 };
-            wrong += u64::from(word & COPIED > mark);
-            if correct && word & COPIED != mark {
-                survey.file.write_bytes(at, &(word & !COPIED | mark).to_be_bytes())?;
-            }
-            Ok(())
-        };
-        for (at, entry) in self.l2_tables(self.header.l1_offset, self.header.l1_entries)? {
-            judge(self, at, entry)?;
+        let mut marks = Marks::default();
+        for (number, entry) in self.l2_tables(self.header.l1_offset, self.header.l1_entries)? {
+            let mark = self.mark_of(entry);
+            marks.wrong += self.judge(self.header.l1_offset + number * 8, entry, mark, correct)?;
             let table = entry & OFFSET_MASK;
             let bytes = self.table(table)?;
             for index in 0..layout.l2_entries() {
-                if let Entry::Standard(standard) = layout.entry(&bytes, index)?
-                    && standard.host.is_some()
-                {
-                    let within = index * layout.entry_bytes() as u64;
-                    judge(self, table + within, be64(&bytes, within as usize))?;
+                let within = index * layout.entry_bytes() as u64;
+                let word = be64(&bytes, within as usize);
+                match layout.entry(&bytes, index)? {
+                    Entry::Standard(Standard { host: None, .. }) => {}
+                    Entry::Standard(_) => {
+                        marks.wrong += self.judge(table + within, word, self.mark_of(word), correct)?;
+                    }
+                    Entry::Compressed(_) => marks.compressed += self.judge(table + within, word, 0, correct)?,
                 }
             }
         }
-        Ok(wrong)
+        Ok(marks)
+    }
+
+    /// The mark that a table or a cluster which is not compressed should have. Of those behind the end of a file that was
+    /// cut short nothing is known.
+    fn mark_of(&self, word: u64) -> u64 {
+        match self.count_of(word & OFFSET_MASK) {
+            None => word & COPIED,
+            Some(1) => COPIED,
+            Some(_) => 0,
+        }
+    }
+
+    /// 1 where the entry at `at` of the file is marked and should not be; corrects it if asked to.
+    fn judge(&self, at: u64, word: u64, mark: u64, correct: bool) -> Result<u64, BlockError> {
+        if correct && word & COPIED != mark {
+            self.file.write_bytes(at, &(word & !COPIED | mark).to_be_bytes())?;
+        }
+        Ok(u64::from(word & COPIED > mark))
+    }
+
+    /// Unpacks every compressed cluster that the disk shows, one after the other, and says how many can not be. Takes
+    /// as long as reading them, and little memory. Those of encrypted images are not supported and left out.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    fn count_unpackable(&mut self) -> Result<u64, BlockError> {
+        let layout = self.header.layout;
+        if self.header.encryption.is_some() {
+            return Ok(0);
+        }
+        let unpacker = Unpacker::new(&layout, self.header.compression);
+        let mut found = 0;
+        for (number, entry) in self.l2_tables(self.header.l1_offset, self.header.l1_entries)? {
+            let bytes = self.table(entry & OFFSET_MASK)?;
+            for index in 0..layout.l2_entries() {
+                let shown_bytes = layout.shown_bytes(number * layout.l2_entries() + index, self.header.size_bytes);
+                let Entry::Compressed(data) = layout.entry(&bytes, index)? else { continue };
+                if shown_bytes == 0 {
+                    break;
+                }
+                match unpacker.cluster(&data, self.file).map(drop) {
+                    Err(error) if error.kind() == BlockErrorKind::Corrupt => found += 1,
+                    unpacked => unpacked?,
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// As [`compare`](Self::compare), and looks into what is compressed.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn examine(&mut self) -> Result<CheckReport, BlockError> {
+        let report = self.compare()?;
+        Ok(CheckReport { unpackable_clusters: self.count_unpackable()?, ..report })
     }
 
     /// Compares the counts with the refcounts of the image.
@@ -212,9 +323,12 @@ impl<'a> Survey<'a> {
         for block in table.iter().filter(|block| **block != 0) {
             self.count_sole(*block, 1)?;
         }
+        let marks = self.marks(false)?;
         let mut report = CheckReport {
-            wrong_marks: self.marks(false)?,
+            wrong_marks: marks.wrong,
+            marked_compressed: marks.compressed,
             shared_tables: self.shared_tables(),
+            cut_clusters: self.cut,
             ..CheckReport::default()
         };
         let entries = layout.block_entries();
@@ -227,6 +341,10 @@ impl<'a> Survey<'a> {
                 first.saturating_add(entries)
             };
             for cluster in first..end {
+                // Of a file that was cut short those behind its end are the ones that are lost.
+                if self.cut > 0 && cluster >= self.counts.len() as u64 {
+                    break;
+                }
                 let used = u64::from(self.counts.get(cluster as usize).copied().unwrap_or(0));
                 let counted = layout.refcount(&block, cluster - first);
                 report.leaked_clusters += u64::from(counted > used);
@@ -264,6 +382,10 @@ pub(super) fn require_sound(header: &Header, file: &ImageFile) -> Result<(), Blo
         }
         Ok(report) => report,
     };
+    if report.cut_clusters > 0 {
+        let context = format!("the file was cut short: {} clusters of data are behind its end", report.cut_clusters);
+        return Err(corrupt(format!("{context}; the image can be opened read-only")));
+    }
     if report.is_dangerous() {
         let advice = "it can be repaired, or opened read-only";
         return Err(corrupt(format!(
@@ -342,6 +464,7 @@ pub(super) fn repair(header: &mut Header, file: &ImageFile) -> Result<(), BlockE
     if survey.shared_tables() > 0 {
         return Err(advice(corrupt("tables share room")));
     }
+    survey.require_whole().map_err(advice)?;
     survey.marks(true).map_err(advice)?;
     let counts = survey.into_counts();
     header.incompatible &= !(DIRTY | CORRUPT);

@@ -44,8 +44,10 @@ impl Unpacker {
         if let Some(bytes) = found {
             return Ok(bytes);
         }
-        // At most two clusters, which is how long an entry can say it is.
-        let packed = file.read_bytes(data.offset_bytes, data.len_bytes as usize)?;
+        // At most two clusters, which is how long an entry can say it is. The file may end before the last sector does;
+        // but to bits of zeroes in place of what is lost a packer's code gives a meaning.
+        let stored = file.len_bytes().saturating_sub(data.offset_bytes).min(data.len_bytes);
+        let packed = file.read_bytes(data.offset_bytes, stored as usize)?;
         let unpacked = match self.compression {
             Compression::Deflate => inflate(&packed, self.cluster_bytes),
             Compression::Zstd => unpack_zstd(&packed, self.cluster_bytes),

@@ -103,6 +103,12 @@ impl Layout {
         u64::MAX >> (64 - (1u32 << self.refcount_order))
     }
 
+    /// How much of a guest cluster a disk of `disk_bytes` shows, in bytes from its start.
+    pub fn shown_bytes(&self, cluster: u64, disk_bytes: u64) -> u64 {
+        let start = cluster.saturating_mul(self.cluster_bytes());
+        disk_bytes.saturating_sub(start).min(self.cluster_bytes())
+    }
+
     /// L1 entries that a disk of `size_bytes` needs.
     pub fn l1_entries(&self, size_bytes: u64) -> u64 {
         size_bytes.div_ceil(self.cluster_bytes()).div_ceil(self.l2_entries())
@@ -214,6 +220,15 @@ pub(super) struct Standard {
     pub zero: u32,
 }
 
+impl Standard {
+    /// How much of the host cluster the file must hold, in bytes from its start, where the disk shows `shown_bytes` of
+    /// the guest's: up to the last subcluster that is there.
+    pub fn stored_bytes(&self, layout: &Layout, shown_bytes: u64) -> u64 {
+        let subclusters = u64::from(u32::BITS - self.alloc.leading_zeros());
+        (subclusters * layout.subcluster_bytes()).min(shown_bytes)
+    }
+}
+
 /// Where compressed bytes are. They end somewhere in the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Compressed {
@@ -303,6 +318,18 @@ mod tests {
         let Entry::Compressed(data) = layout.entry(&word.to_be_bytes(), 0).unwrap() else { panic!("not compressed") };
         assert_eq!(data, Compressed { offset_bytes: 0x12345, len_bytes: 3 * 512 - 0x145 });
         assert_eq!(Entry::Compressed(data).host_clusters(&layout), Some((1, 1)));
+    }
+
+    #[test]
+    fn what_must_be_stored_ends_with_the_last_subcluster_or_the_disk() {
+        let layout = layout(16, 4, true);
+        let entry = |alloc| Standard { host: Some(0x30000), copied: true, alloc, zero: 0 };
+        assert_eq!(entry(0b101).stored_bytes(&layout, 65536), 3 * 2048);
+        assert_eq!(entry(u32::MAX).stored_bytes(&layout, 512), 512);
+        assert_eq!(entry(0).stored_bytes(&layout, 65536), 0);
+        let plain = Layout { extended: false, ..layout };
+        assert_eq!(entry(1).stored_bytes(&plain, 65536), 65536);
+        assert_eq!((plain.shown_bytes(1, 65536 + 512), plain.shown_bytes(2, 65536 + 512)), (512, 0));
     }
 
     #[test]

@@ -136,14 +136,17 @@ impl Meta {
         }
     }
 
-    /// Refuses a host cluster that holds metadata in use, or is not in the file and would not be the next.
+    /// Refuses a host cluster that holds metadata in use, or is not in the file and would not be the next. So is one
+    /// of whose first `stored_bytes`, which hold the disk's, some are not in the file: a write behind them would make
+    /// zeroes of what is lost, and nothing would tell of it any more.
     ///
     /// # Errors
     /// `Corrupt`.
-    pub fn check_data(&self, host: u64, file: &ImageFile) -> Result<(), BlockError> {
+    pub fn check_data(&self, host: u64, stored_bytes: u64, file: &ImageFile) -> Result<(), BlockError> {
         if host > file.len_bytes() {
             return Err(corrupt(format!("data is said to be at {host:#x}, behind the end of the image")));
         }
+        file.check_stored(host, stored_bytes)?;
         let cluster = host >> self.layout.cluster_bits;
         if self.refcounts.as_ref().is_some_and(|refcounts| refcounts.is_metadata(cluster)) {
             return Err(corrupt(format!("data is said to be at {host:#x}, where metadata is")));

@@ -124,10 +124,7 @@ impl Qcow2Disk {
 
     fn read_piece(&self, piece: &Piece, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
         match piece.source {
-            Source::Host(host) => match &self.cipher {
-                None => self.file.read(host, into),
-                Some(cipher) => cipher.read(&self.file, host, into),
-            },
+            Source::Host(host) => self.read_host(piece, host, into),
             Source::Zeroes => {
                 into.iter().for_each(pieces::zero);
                 Ok(())
@@ -146,6 +143,23 @@ impl Qcow2Disk {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Reads what is in the file, at `host`. All of it that the disk shows must be there: a file that was cut short
+    /// would read as zeroes in place of what is lost.
+    ///
+    /// That holds for what QEMU writes too, although its files may end within a cluster. A subcluster that is there
+    /// is written whole (`handle_alloc_space` and `perform_cow` of its `block/qcow2.c`, `block/qcow2-cluster.c`), and a
+    /// preallocation of metadata alone makes the file long enough for all it gave out ("otherwise we get failing reads
+    /// after EOF", `preallocate_co`). What may lack are subclusters without a bit in `alloc`, which are not read here,
+    /// and what the disk's last cluster has behind the end of the disk, which is padded.
+    fn read_host(&self, piece: &Piece, host: u64, into: &[VolatileSlice<'_>]) -> Result<(), BlockError> {
+        let shown_bytes = self.header.size_bytes.saturating_sub(piece.start).min(piece.len);
+        self.file.check_stored(host, shown_bytes)?;
+        match &self.cipher {
+            None => self.file.read(host, into),
+            Some(cipher) => cipher.read(&self.file, host, into),
         }
     }
 

@@ -68,5 +68,6 @@ fn grow_l1(header: &mut Header, file: &ImageFile, size_bytes: u64) -> Result<(),
     table.resize((table.len() as u64).next_multiple_of(header.layout.cluster_bytes()) as usize, 0);
     file.write_bytes(header.l1_offset, &table)?;
     let survey = Survey::take(header, file)?;
+    survey.require_whole()?;
     switch_refcounts(header, survey.into_counts(), file)
 }

@@ -103,10 +103,11 @@ impl Tables {
     fn slot(&mut self, offset: u64, kind: Kind, file: &ImageFile) -> Result<&mut Slot, BlockError> {
         self.clock += 1;
         if !self.slots.contains_key(&offset) {
-            if offset == 0 || !offset.is_multiple_of(self.table_bytes as u64) || offset >= file.len_bytes() {
+            if offset == 0 || !offset.is_multiple_of(self.table_bytes as u64) {
                 return Err(corrupt(format!("a table is said to be at {offset:#x}")));
             }
-            let bytes = Arc::new(file.read_bytes(offset, self.table_bytes)?);
+            // All of it: what lacked would say that clusters are not there, or not used.
+            let bytes = Arc::new(file.read_metadata(offset, self.table_bytes, "table")?);
             self.make_room();
             self.slots.insert(offset, Slot { kind, bytes, used: 0, changed: None, writing: None });
         }

@@ -1,6 +1,8 @@
 mod basic;
 mod crash;
+mod cut;
 mod hostile;
+mod packed;
 mod qemu;
 mod shared;
 

@@ -67,6 +67,12 @@ impl Qcow2Disk {
         if fua { self.commit() } else { Ok(()) }
     }
 
+    /// How much of the host cluster of a guest cluster the file must hold.
+    fn stored_bytes(&self, cluster: u64, entry: &Standard) -> u64 {
+        let layout = &self.header.layout;
+        entry.stored_bytes(layout, layout.shown_bytes(cluster, self.header.size_bytes))
+    }
+
     pub(super) fn step_clusters(&self) -> u64 {
         (STEP_BYTES >> self.header.layout.cluster_bits).clamp(1, STEP_CLUSTERS)
     }
@@ -78,7 +84,7 @@ impl Qcow2Disk {
         let mut meta = self.meta.lock();
         for (cluster, part) in layout.clusters(start, end) {
             let mask = layout.mask(part.start, part.end);
-            let Entry::Standard(Standard { host: Some(host), copied: true, alloc, .. }) =
+            let Entry::Standard(entry @ Standard { host: Some(host), copied: true, alloc, .. }) =
                 meta.entry(cluster, &self.file)?
             else {
                 return Ok(None);
@@ -86,7 +92,7 @@ impl Qcow2Disk {
             if alloc & mask != mask {
                 return Ok(None);
             }
-            meta.check_data(host, &self.file)?;
+            meta.check_data(host, self.stored_bytes(cluster, &entry), &self.file)?;
             if !meta.is_sole(host, &self.file)? {
                 return Ok(None);
             }
@@ -147,8 +153,8 @@ impl Qcow2Disk {
     ) -> Result<Plan, BlockError> {
         let layout = &self.header.layout;
         let touched = layout.mask(start, end);
-        if let Entry::Standard(Standard { host: Some(host), copied: true, .. }) = old {
-            meta.check_data(host, &self.file)?;
+        if let Entry::Standard(entry @ Standard { host: Some(host), copied: true, .. }) = old {
+            meta.check_data(host, self.stored_bytes(cluster, &entry), &self.file)?;
         }
         if let Entry::Standard(entry @ Standard { host: Some(host), copied: true, alloc, zero }) = old
             && meta.is_sole(host, &self.file)?

@@ -5,10 +5,11 @@
 
 use benchtop_block::BlockError;
 
-use super::header::{Guid, HEADER_AT, Headers, checksum};
-use super::{MAX_BYTES, MIB, corrupt, unsupported};
+use super::header::{Guid, HEADER_AT, Header, Headers, checksum};
+use super::{MAX_BYTES, MIB, corrupt};
 use crate::fields::{bytes_at, le32, le64, put};
 use crate::file::ImageFile;
+use crate::file::overlay::Overlay;
 
 const SECTOR: usize = 4096;
 const ENTRY_HEADER_BYTES: usize = 64;
@@ -158,28 +159,47 @@ fn parse(bytes: &[u8], start: usize, log_sectors: usize) -> Option<Entry> {
 
 /// Replays the log of an image that was not closed, and empties it.
 pub(super) fn replay(file: &ImageFile, headers: &mut Headers) -> Result<(), BlockError> {
-    let header = &headers.current;
-    if header.log == [0; 16] {
+    if headers.current.log == [0; 16] {
         return Ok(());
     }
-    let bytes = file.read_metadata(header.log_at, header.log_bytes as usize, "log")?;
-    let budget = bytes.len() * MAX_PASSES;
-    let mut ring = Ring { bytes, log: header.log, budget };
-    let entries = ring.active()?;
-    if file.is_read_only() {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        return Err(unsupported("a VHDX image that was not closed must be opened for writing once"));
+    let entries = entries_in_force(file, &headers.current)?;
+    if let Some(end_bytes) = check_changes(file, &entries, &headers.current)? {
+        apply(file, &entries, end_bytes)?;
     }
-    let log = header.log_at..header.log_at.saturating_add(u64::from(header.log_bytes));
-    apply(file, &entries, &log)?;
     file.sync()?;
     headers.update(file, |header| header.log = [0; 16])
 }
 
-fn apply(file: &ImageFile, entries: &[Entry], log: &std::ops::Range<u64>) -> Result<(), BlockError> {
-    let Some(head) = entries.last() else { return Ok(()) };
+/// Shows an image that was not closed, and that is only read, as a replay of its log would leave it. The file stays as
+/// it is: its log is replayed by whoever writes next. Takes as much memory as the log, and up to 16 MiB more.
+pub(super) fn lay_over(file: &mut ImageFile, header: &Header) -> Result<(), BlockError> {
+    if header.log == [0; 16] {
+        return Ok(());
+    }
+    let entries = entries_in_force(file, header)?;
+    let Some(end_bytes) = check_changes(file, &entries, header)? else { return Ok(()) };
+    let mut overlay = Overlay::default();
+    for change in entries.iter().flat_map(|entry| &entry.changes) {
+        match change {
+            Change::Data(at, bytes) => overlay.put(*at, bytes),
+            Change::Zeroes(at, len) => overlay.zero(*at, *len),
+        }
+    }
+    file.lay_over(overlay, end_bytes);
+    Ok(())
+}
+
+fn entries_in_force(file: &ImageFile, header: &Header) -> Result<Vec<Entry>, BlockError> {
+    let bytes = file.read_metadata(header.log_at, header.log_bytes as usize, "log")?;
+    let budget = bytes.len() * MAX_PASSES;
+    Ring { bytes, log: header.log, budget }.active()
+}
+
+/// Checks everything that a replay changes before anything is changed. Says how long it makes the file; `None` where
+/// there is nothing to replay.
+fn check_changes(file: &ImageFile, entries: &[Entry], header: &Header) -> Result<Option<u64>, BlockError> {
+    let log = header.log_at..header.log_at.saturating_add(u64::from(header.log_bytes));
+    let Some(head) = entries.last() else { return Ok(None) };
     let file_bytes = file.len_bytes();
     if file_bytes < head.flushed_bytes {
         return Err(corrupt(format!("the VHDX file was cut to {file_bytes:#x} bytes")));
@@ -190,7 +210,6 @@ fn apply(file: &ImageFile, entries: &[Entry], log: &std::ops::Range<u64>) -> Res
     }
     let end_bytes = file_bytes.max(head.last_bytes);
     let mut zeroes = 0u64;
-    // Everything is checked before anything is changed.
     for change in entries.iter().flat_map(|entry| &entry.changes) {
         let (at, len) = match change {
             Change::Data(at, bytes) => (*at, bytes.len() as u64),
@@ -207,9 +226,11 @@ fn apply(file: &ImageFile, entries: &[Entry], log: &std::ops::Range<u64>) -> Res
             return Err(corrupt(format!("a VHDX log that changes {len:#x} bytes at {at:#x}")));
         }
     }
-    if file_bytes < end_bytes {
-        file.set_len(end_bytes.next_multiple_of(MIB))?;
-    }
+    Ok(Some(if file_bytes < end_bytes { end_bytes.next_multiple_of(MIB) } else { file_bytes }))
+}
+
+fn apply(file: &ImageFile, entries: &[Entry], end_bytes: u64) -> Result<(), BlockError> {
+    file.grow(end_bytes)?;
     for change in entries.iter().flat_map(|entry| &entry.changes) {
         match change {
             Change::Data(at, bytes) => file.write_bytes(*at, bytes)?,

@@ -6,8 +6,10 @@ use benchtop_block::conformance::{self, read, write};
 
 use super::*;
 use crate::file::recording;
+use crate::image;
 use crate::mapped::crash;
 use crate::mapped::testing::{content, fill, flip_bits, open_file, put_at, qemu_compare, qemu_img, sample_raw};
+use crate::probe::Format;
 
 const SIZE: u64 = (21 << 20) + 512 * 7;
 
@@ -111,13 +113,70 @@ fn unclosed(path: &std::path::Path) {
 fn the_log_is_replayed() {
     let (_directory, path) = new_path();
     unclosed(&path);
-    let error = VhdxDisk::open(open_file(&path, true), true).unwrap_err();
-    assert_eq!(error.kind(), BlockErrorKind::Unsupported);
-    assert!(error.to_string().contains("opened for writing once"), "{error}");
     let disk = VhdxDisk::open(open_file(&path, false), false).unwrap();
     assert_eq!(read(&disk, 0, 512, &[]).unwrap(), [5; 512]);
     drop(disk);
     VhdxDisk::open(open_file(&path, true), true).unwrap();
+}
+
+/// The file as a reader sees it with its log, of which it must not change a byte, and then with the log replayed.
+fn read_before_and_after_a_replay(path: &std::path::Path) -> Vec<u8> {
+    let before = std::fs::read(path).unwrap();
+    let disk = VhdxDisk::open(open_file(path, true), true).unwrap();
+    let shown = content(&disk);
+    conformance::read_only(&disk, &shown);
+    drop(disk);
+    assert_eq!(check_image(path), CheckReport::default());
+    let told = image::info(&open_file(path, true), Format::Vhdx).unwrap();
+    assert!(told.needs_repair && told.virtual_bytes == shown.len() as u64, "{told:?}");
+    assert!(std::fs::read(path).unwrap() == before, "the file changed");
+    drop(VhdxDisk::open(open_file(path, false), false).unwrap());
+    assert!(std::fs::read(path).unwrap() != before);
+    assert!(content(&VhdxDisk::open(open_file(path, true), true).unwrap()) == shown);
+    assert_eq!(check_image(path), CheckReport::default());
+    shown
+}
+
+fn check_image(path: &std::path::Path) -> CheckReport {
+    image::check(open_file(path, true), Format::Vhdx, &image::OpenOptions::default()).unwrap()
+}
+
+/// An image whose writer was killed could not be read at all before it was written to.
+#[test]
+fn an_image_that_was_not_closed_is_read_with_its_log() {
+    let (_directory, path) = new_path();
+    unclosed(&path);
+    let mut expected = vec![0; SIZE as usize];
+    expected[..512].fill(5);
+    assert!(read_before_and_after_a_replay(&path) == expected);
+}
+
+/// Entries that make the file longer, and make zeroes of what is in it.
+#[test]
+fn a_log_that_makes_the_file_longer_is_read_over_it() {
+    let (_directory, path) = new_path();
+    unclosed(&path);
+    let mut file = ImageFile::open(open_file(&path, true), true).unwrap();
+    let header = header::read_headers(&file).unwrap().current;
+    let end = file.len_bytes().next_multiple_of(MIB);
+    log::lay_over(&mut file, &header).unwrap();
+    let mut page = file.read_bytes(3 << 20, 4096).unwrap();
+    let first = crate::fields::le64(&page, 0) & !(MIB - 1);
+    drop(file);
+    // The second block is behind the end of the file, and in the first there is something to make zeroes of.
+    put(&mut page, 8, &(end | layout::state::PRESENT).to_le_bytes());
+    put_at(&open_file(&path, false), first + 4096, &[6; 8192]);
+    let mut entry = log::entry(&[(3 << 20, &page), (first + 4096, &[0; 4096])], &header.log, 9, end);
+    put(&mut entry, 56, &(end + (32 << 20)).to_le_bytes());
+    put(&mut entry, 64 + 32, b"zero");
+    put(&mut entry, 64 + 32 + 8, &4096u64.to_le_bytes());
+    let sum = header::checksum(&entry);
+    put(&mut entry, 4, &sum.to_le_bytes());
+    put_at(&open_file(&path, false), header.log_at, &entry);
+    let shown = read_before_and_after_a_replay(&path);
+    assert_eq!(shown[..512], [5; 512]);
+    assert!(shown[4096..8192] == [0; 4096] && shown[8192..12288] == [6; 4096]);
+    assert!(std::fs::metadata(&path).unwrap().len() >= end + (32 << 20));
 }
 
 /// Our log is one that others can replay.
@@ -145,6 +204,8 @@ fn a_log_that_leaves_the_file_is_refused() {
         let entry = log::entry(&[(at, &[1; 4096])], &headers.current.log, 9, 4 << 20);
         put_at(&open_file(&path, false), 1 << 20, &entry);
         let error = VhdxDisk::open(open_file(&path, false), false).unwrap_err();
+        assert_eq!(error.kind(), BlockErrorKind::Corrupt, "{at:#x}: {error}");
+        let error = VhdxDisk::open(open_file(&path, true), true).unwrap_err();
         assert_eq!(error.kind(), BlockErrorKind::Corrupt, "{at:#x}: {error}");
     }
     let entry = log::entry(&[], &headers.current.log, 9, 1 << 50);

@@ -293,18 +293,19 @@ proptest! {
     }
 }
 
-/// Other programs end the file within its last cluster. A write there made it longer without anybody noticing, and
-/// what was read back was zeroes.
+/// QEMU ends the file within its last cluster, behind the last subcluster that is there. A write behind that made it
+/// longer without anybody noticing, and what was read back was zeroes.
 #[test]
 fn a_file_that_ends_within_its_last_cluster_is_written_there() {
     let place = Place::new();
     let path = place.path("disk.qcow2");
-    let disk = Qcow2Disk::open(create(&path, &CreateOptions::new(1 << 20)).unwrap(), false).unwrap();
+    let disk = Qcow2Disk::open(create(&path, &options(1 << 20, 65536, 16, true)).unwrap(), false).unwrap();
     write(&disk, 0, &[1; 512], &[], false).unwrap();
     drop(disk);
     let bytes = std::fs::read(&path).unwrap();
     let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1;
-    File::options().write(true).open(&path).unwrap().set_len(end).unwrap();
+    assert!(!end.next_multiple_of(2048).is_multiple_of(65536));
+    File::options().write(true).open(&path).unwrap().set_len(end.next_multiple_of(2048)).unwrap();
     let disk = reopen(&path, false).unwrap();
     write(&disk, 32768, &[2; 512], &[], false).unwrap();
     assert_eq!(read(&disk, 32768, 512, &[]).unwrap(), [2; 512]);

@@ -88,6 +88,53 @@ fn judged(path: &Path, model: &[u8]) {
     assert!(text.contains("No errors were found"), "{text}");
 }
 
+/// Files that end within a cluster, or right behind what was written or given out: the rule that refuses what a file
+/// was cut to must accept all that QEMU makes.
+#[test]
+fn files_that_qemu_left_short_are_whole() {
+    if !has_qemu("files_that_qemu_left_short_are_whole") {
+        return;
+    }
+    const END: u64 = (5 << 20) + 1536;
+    let mut short = 0;
+    for cluster_bytes in [16384u64, 65536, 2 << 20] {
+        for (extended, how) in [false, true]
+            .into_iter()
+            .flat_map(|extended| ["off", "metadata", "falloc", "full"].map(|how| (extended, how)))
+        {
+            let place = Place::new();
+            let path = place.path("disk.qcow2");
+            let name = path.to_str().unwrap();
+            let extended_l2 = if extended { "on" } else { "off" };
+            let shape = format!("preallocation={how},cluster_size={cluster_bytes},extended_l2={extended_l2}");
+            img(&["create", "-q", "-f", "qcow2", "-o", &shape, name, &END.to_string()]);
+            let mut model = vec![0; END as usize];
+            // Alone, in the last cluster, and in one that a discard made a hole of.
+            for (step, at) in [END - 512, 5120, 3 << 20].into_iter().enumerate() {
+                let what = format!("{shape}, step {step}");
+                short += u64::from(!std::fs::metadata(&path).unwrap().len().is_multiple_of(cluster_bytes));
+                assert!(read(&reopen(&path, true).unwrap(), 0, model.len(), &[]).unwrap() == model, "{what}");
+                assert_eq!(check(&File::open(&path).unwrap()).unwrap(), CheckReport::default(), "{what}");
+                let fill = format!("write -P {} {at} 512", step + 1);
+                must("qemu-io", &["-f", "qcow2", "-d", "unmap", "-c", &fill, "-c", "discard 1048576 300000", name]);
+                model[at as usize..][..512].fill(step as u8 + 1);
+            }
+            for how in ["off", "metadata", "falloc"] {
+                img(&["resize", "-q", "-f", "qcow2", &format!("--preallocation={how}"), name, "+1000448"]);
+                model.resize(model.len() + 1_000_448, 0);
+                assert!(read(&reopen(&path, true).unwrap(), 0, model.len(), &[]).unwrap() == model, "{shape}, {how}");
+                assert_eq!(check(&File::open(&path).unwrap()).unwrap(), CheckReport::default(), "{shape}, {how}");
+            }
+            let disk = reopen(&path, false).unwrap_or_else(|error| panic!("{shape}: {error}"));
+            disturb(&disk, &mut model, cluster_bytes);
+            assert!(read(&disk, 0, model.len(), &[]).unwrap() == model, "{shape}");
+            drop(disk);
+            judged(&path, &model);
+        }
+    }
+    assert!(short > 10, "only {short} files ended within a cluster");
+}
+
 #[test]
 fn every_kind_of_image_is_read_and_written() {
     if !has_qemu("every_kind_of_image_is_read_and_written") {

@@ -32,7 +32,7 @@ fn found(path: &Path) -> CheckReport {
 }
 
 /// Opens as if the image were too large to be looked at as a whole.
-fn open_large(path: &Path) -> Result<Qcow2Disk, BlockError> {
+pub(super) fn open_large(path: &Path) -> Result<Qcow2Disk, BlockError> {
     COUNTS_NOTHING.set(true);
     let disk = reopen(path, false);
     COUNTS_NOTHING.set(false);
