@@ -230,10 +230,13 @@ impl Vm for SoftwareVm {
             read_only: slot.read_only,
             dirty: slot.log_dirty.then(|| (0..words).map(|_| AtomicU64::new(0)).collect()),
         };
-        let overlaps = slots.values().any(|old| {
-            old.number != new.number && old.gpa < new.gpa + new.len_bytes && new.gpa < old.gpa + old.len_bytes
-        });
-        if !new.is_sound() || overlaps {
+        // Sound first: of one that is not, the end may be beyond all numbers.
+        let overlaps = |new: &Slot| {
+            slots.values().any(|old| {
+                old.number != new.number && old.gpa < new.gpa + new.len_bytes && new.gpa < old.gpa + old.len_bytes
+            })
+        };
+        if !new.is_sound() || overlaps(&new) {
             slots.remove(&slot.slot);
             self.renew(&slots);
             return Err(HypervisorError::Call {
