@@ -114,6 +114,7 @@ impl Processor {
         if watched && self.breaks() {
             return self.trapped(None);
         }
+        let resumes = self.cpu.flags.rest & flags::RF != 0;
         let shadows = (self.cpu.shadow_sti, self.cpu.shadow_ss);
         (self.cpu.shadow_sti, self.cpu.shadow_ss) = (false, false);
         let start = self.cpu.rip;
@@ -151,7 +152,8 @@ impl Processor {
         }
         cpu.answers.given.clear();
         cpu.leave = false;
-        if watched && flow != Flow::Again {
+        // What the instruction itself put there stays: IRET brings RF back for the instruction that it returns to.
+        if resumes && flow != Flow::Again {
             cpu.flags.rest &= !flags::RF;
         }
         let exit = (!cpu.effects.is_empty()).then(|| Exit::Effects(std::mem::take(&mut cpu.effects)));

@@ -1,23 +1,108 @@
-//! Descriptors, and loads of segment registers (Intel SDM volume 3, chapters 3 and 5).
+//! Descriptors in their tables (Intel SDM volume 3, 3.4.5 and 3.5).
 
 use crate::cpu::{Cpu, Segment, Trap, attribute, vector};
-use crate::op::seg;
+use crate::memory::PAGE;
+use crate::mmu::{Access, Who};
+use crate::op::{Int, seg};
 
-/// A descriptor of 8 bytes, as it is in its table.
+/// Types of system descriptors (volume 3, table 3-2).
+pub mod kind {
+    #![allow(missing_docs, reason = "they are called what they are")]
+    #![allow(clippy::allow_attributes, reason = "an expectation does not reach into constants")]
+    pub const TSS_16: u8 = 1;
+    pub const LDT: u8 = 2;
+    pub const TSS_16_BUSY: u8 = 3;
+    pub const CALL_16: u8 = 4;
+    pub const TASK_GATE: u8 = 5;
+    pub const INTERRUPT_16: u8 = 6;
+    pub const TRAP_16: u8 = 7;
+    pub const TSS: u8 = 9;
+    pub const TSS_BUSY: u8 = 11;
+    pub const CALL: u8 = 12;
+    pub const INTERRUPT: u8 = 14;
+    pub const TRAP: u8 = 15;
+}
+
+/// The bit of a TSS descriptor's type that says that the task is busy.
+const BUSY: u8 = 2;
+/// The bit of a segment descriptor's type that says that it was loaded.
+const ACCESSED: u8 = 1;
+
+/// A descriptor, as it is in its table.
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptor {
-    /// The bytes.
+    /// Its 8 bytes.
     pub low: u64,
-    /// Of a system descriptor in long mode: the upper half of its base.
-    pub high: u32,
-    /// Where it is: the linear address.
+    /// The 8 bytes after it, which belong to it if it is a system descriptor in long mode; else 0.
+    pub high: u64,
+    /// Its linear address.
     pub at: u64,
 }
 
 impl Descriptor {
+    /// As VMX lays them out; see [`attribute`].
+    pub fn attributes(&self) -> u32 {
+        (self.low >> 40) as u32 & 0xf0ff
+    }
+
+    /// Type, without S.
+    pub fn kind(&self) -> u8 {
+        (self.low >> 40 & 15) as u8
+    }
+
+    /// Not code or data.
+    pub fn is_system(&self) -> bool {
+        self.attributes() & attribute::S == 0
+    }
+
+    /// Whether it is a system descriptor of one of these types.
+    pub fn is_kind(&self, kinds: &[u8]) -> bool {
+        self.is_system() && kinds.contains(&self.kind())
+    }
+
+    /// Code.
+    pub fn is_code(&self) -> bool {
+        !self.is_system() && self.kind() & 8 != 0
+    }
+
+    /// Code that keeps its caller's privilege level.
+    pub fn is_conforming(&self) -> bool {
+        self.is_code() && self.kind() & 4 != 0
+    }
+
+    /// Data, or code that can be read.
+    pub fn is_readable(&self) -> bool {
+        !self.is_system() && (self.kind() & 8 == 0 || self.kind() & 2 != 0)
+    }
+
+    /// Data that can be written.
+    pub fn is_writable(&self) -> bool {
+        !self.is_system() && self.kind() & 8 == 0 && self.kind() & 2 != 0
+    }
+
+    /// Privilege level.
+    pub fn dpl(&self) -> u8 {
+        (self.low >> 45 & 3) as u8
+    }
+
+    /// Present.
+    pub fn is_present(&self) -> bool {
+        self.attributes() & attribute::P != 0
+    }
+
+    /// Code for 64-bit mode, if long mode is active.
+    pub fn is_long(&self) -> bool {
+        self.attributes() & attribute::L != 0
+    }
+
+    /// L and D together, which long mode does not allow.
+    pub fn is_long_and_wide(&self) -> bool {
+        self.attributes() & (attribute::L | attribute::D) == attribute::L | attribute::D
+    }
+
     /// Base.
     pub fn base(&self) -> u64 {
-        (self.low >> 16 & 0xff_ffff) | (self.low >> 56) << 24 | u64::from(self.high) << 32
+        (self.low >> 16 & 0xff_ffff) | (self.low >> 56) << 24 | self.high << 32
     }
 
     /// Limit in bytes.
@@ -26,256 +111,162 @@ impl Descriptor {
         if self.attributes() & attribute::G != 0 { limit << 12 | 0xfff } else { limit }
     }
 
-    /// As VMX lays them out.
-    pub fn attributes(&self) -> u32 {
-        (self.low >> 40) as u32 & 0xf0ff
-    }
-
-    /// Type.
-    pub fn kind(&self) -> u32 {
-        self.attributes() & attribute::TYPE
-    }
-
-    /// Code or data.
-    pub fn is_segment(&self) -> bool {
-        self.attributes() & attribute::S != 0
-    }
-
-    /// Code.
-    pub fn is_code(&self) -> bool {
-        self.is_segment() && self.attributes() & attribute::CODE != 0
-    }
-
-    /// Conforming code.
-    pub fn is_conforming(&self) -> bool {
-        self.is_code() && self.attributes() & attribute::EXPAND_DOWN != 0
-    }
-
-    /// Present.
-    pub fn is_present(&self) -> bool {
-        self.attributes() & attribute::P != 0
-    }
-
-    /// Privilege level.
-    pub fn dpl(&self) -> u8 {
-        (self.attributes() >> 5 & 3) as u8
-    }
-
-    /// The segment that it describes.
+    /// What a segment register holds that was loaded with it.
     pub fn segment(&self, selector: u16) -> Segment {
+        let accessed = if self.is_system() { 0 } else { attribute::ACCESSED };
         Segment {
             selector,
             base: self.base(),
             limit: self.limit(),
-            attributes: self.attributes(),
+            attributes: self.attributes() | accessed,
             ..Segment::default()
         }
     }
 
     /// Of a gate: the selector it leads to,
-    pub fn gate_selector(&self) -> u16 {
+    pub fn target(&self) -> u16 {
         (self.low >> 16) as u16
     }
 
-    /// and the offset.
-    pub fn gate_offset(&self) -> u64 {
-        self.low & 0xffff | (self.low >> 48) << 16 | u64::from(self.high) << 32
+    /// and the offset there.
+    pub fn offset(&self) -> u64 {
+        if self.kind() & 8 == 0 {
+            self.low & 0xffff
+        } else {
+            self.low & 0xffff | self.low >> 32 & 0xffff_0000 | self.high << 32
+        }
     }
 }
 
-/// The error code that names a selector.
+/// A selector as an error code names it.
 pub fn named(selector: u16) -> u32 {
     u32::from(selector & 0xfffc)
 }
 
-/// What a null selector leaves in a data segment register in long mode.
-fn null(selector: u16) -> Segment {
-    Segment { selector, attributes: attribute::UNUSABLE, ..Segment::default() }
+/// Whether a selector names nothing.
+pub fn is_null(selector: u16) -> bool {
+    selector & 0xfffc == 0
+}
+
+/// Its requested privilege level.
+pub fn rpl(selector: u16) -> u8 {
+    (selector & 3) as u8
 }
 
 impl Cpu {
-    /// Reads the descriptor of a selector that is not null.
-    ///
-    /// # Errors
-    /// `vector` with the selector when it is outside its table; a page fault.
-    pub fn descriptor(&mut self, selector: u16, fault: u8) -> Result<Descriptor, Trap> {
-        self.wide_descriptor(selector, fault, false)
-    }
-
-    /// Likewise; of a system descriptor in long mode also the second half, if `wide`.
-    ///
-    /// # Errors
-    /// As [`descriptor`](Self::descriptor).
-    pub fn wide_descriptor(&mut self, selector: u16, fault: u8, wide: bool) -> Result<Descriptor, Trap> {
-        let (base, limit) = if selector & 4 == 0 {
-            (self.gdt.base, u32::from(self.gdt.limit))
-        } else {
-            let ldt = &self.segs[usize::from(seg::LDT)];
-            if !ldt.is_usable() || ldt.selector & 0xfffc == 0 {
-                return Err(self.raise_with(fault, named(selector)));
-            }
-            (ldt.base, ldt.limit)
-        };
-        let offset = u32::from(selector & 0xfff8);
-        let last = if wide { 15 } else { 7 };
-        if offset + last > limit {
-            return Err(self.raise_with(fault, named(selector)));
+    /// Does something at another privilege level, whose rights its loads and stores have.
+    pub(super) fn at_level<R>(&mut self, level: u8, work: impl FnOnce(&mut Self) -> R) -> R {
+        let before = self.cpl;
+        if before == level {
+            return work(self);
         }
-        let at = base.wrapping_add(offset.into());
-        let low = self.load_linear::<u64>(at)?;
-        let high = if wide { self.load_linear::<u32>(at.wrapping_add(8))? as u32 } else { 0 };
-        Ok(Descriptor { low, high, at })
+        self.cpl = level;
+        self.renew_memory();
+        let result = work(self);
+        self.cpl = before;
+        self.renew_memory();
+        result
     }
 
-    /// Sets the accessed bit in the table, if it is not.
+    /// Loads from a table of the system's: as a supervisor, whatever the level (volume 3, 4.6).
     ///
     /// # Errors
     /// A page fault.
-    pub fn mark_accessed(&mut self, descriptor: &Descriptor) -> Result<(), Trap> {
-        if descriptor.low >> 40 & 1 == 0 {
-            let at = descriptor.at.wrapping_add(5);
-            let byte = self.load_linear::<u8>(at)?;
-            self.store_linear::<u8>(at, byte | 1)?;
-        }
-        Ok(())
+    pub(super) fn table<T: Int>(&mut self, linear: u64) -> Result<u64, Trap> {
+        let linear = linear & self.table_addresses();
+        let level = self.cpl.min(2);
+        self.at_level(level, |cpu| match cpu.memory.load::<T>(linear) {
+            Some(value) => Ok(value),
+            None => cpu.load_linear_as(linear, T::BYTES, Access::Read, Who::Current),
+        })
     }
 
-    /// Loads a segment register other than CS.
+    /// Addresses of tables have 64 bits in long mode, compatibility mode counted.
+    pub(super) fn table_addresses(&self) -> u64 {
+        if self.is_long() { u64::MAX } else { 0xffff_ffff }
+    }
+
+    /// Reads the descriptor that a selector names: 8 bytes.
     ///
     /// # Errors
-    /// #GP, #NP, #SS; page faults. Nothing is changed then.
-    pub fn load_segment(&mut self, number: u8, selector: u16) -> Result<(), Trap> {
-        let index = usize::from(number & 7);
-        if !self.is_protected() {
-            let segment = &mut self.segs[index];
-            (segment.selector, segment.base) = (selector, u64::from(selector) << 4);
-            if self.is_v86() {
-                let segment = &mut self.segs[index];
-                (segment.limit, segment.attributes) = (0xffff, 0xf3);
-            }
-            self.renew();
-            return Ok(());
-        }
-        let segment = if number == seg::SS { self.stack_segment(selector)? } else { self.data_segment(selector)? };
-        self.segs[index] = segment;
-        self.renew();
-        Ok(())
+    /// `fault` when it is outside its table; a page fault.
+    pub(super) fn descriptor(&mut self, selector: u16, fault: u8) -> Result<Descriptor, Trap> {
+        let index = u64::from(selector & 0xfff8);
+        let at = self.place_of(selector, index + 7, fault)?.wrapping_add(index);
+        Ok(Descriptor { low: self.table::<u64>(at)?, high: 0, at })
     }
 
-    fn data_segment(&mut self, selector: u16) -> Result<Segment, Trap> {
-        if selector & 0xfffc == 0 {
-            return Ok(null(selector));
-        }
-        let descriptor = self.descriptor(selector, vector::GP)?;
-        let readable = descriptor.is_segment() && (!descriptor.is_code() || descriptor.kind() & 2 != 0);
-        let rpl = (selector & 3) as u8;
-        let allowed = descriptor.is_conforming() || (descriptor.dpl() >= self.cpl && descriptor.dpl() >= rpl);
-        if !readable || !allowed {
-            return Err(self.raise_with(vector::GP, named(selector)));
-        }
-        if !descriptor.is_present() {
-            return Err(self.raise_with(vector::NP, named(selector)));
-        }
-        self.mark_accessed(&descriptor)?;
-        let mut segment = descriptor.segment(selector);
-        segment.attributes |= attribute::ACCESSED;
-        Ok(segment)
-    }
-
-    fn stack_segment(&mut self, selector: u16) -> Result<Segment, Trap> {
-        let cpl = self.cpl;
-        self.stack_segment_of(selector, cpl, vector::GP)
-    }
-
-    /// The stack segment for a privilege level.
+    /// Likewise; a system descriptor in long mode has 16 bytes (volume 3, 3.5.2 and 5.8.3.1).
     ///
     /// # Errors
-    /// `fault` (#GP, or #TS for one from a TSS), #SS.
-    pub fn stack_segment_of(&mut self, selector: u16, cpl: u8, fault: u8) -> Result<Segment, Trap> {
-        if selector & 0xfffc == 0 {
-            // In 64-bit mode, but not at level 3.
-            if self.is_64() && cpl < 3 && (selector & 3) as u8 == cpl {
-                let mut segment = null(selector);
-                segment.attributes |= u32::from(cpl) << 5;
-                return Ok(segment);
-            }
-            return Err(self.raise_with(fault, 0));
-        }
+    /// As [`descriptor`](Self::descriptor); also `fault` when the second half is no such.
+    pub(super) fn long_descriptor(&mut self, selector: u16, fault: u8) -> Result<Descriptor, Trap> {
         let descriptor = self.descriptor(selector, fault)?;
-        let writable = descriptor.is_segment() && !descriptor.is_code() && descriptor.kind() & 2 != 0;
-        if !writable || (selector & 3) as u8 != cpl || descriptor.dpl() != cpl {
+        if !self.is_long() || !descriptor.is_system() {
+            return Ok(descriptor);
+        }
+        self.place_of(selector, u64::from(selector & 0xfff8) + 15, fault)?;
+        let high = self.table::<u64>(descriptor.at.wrapping_add(8))?;
+        // Its type, which has to be none.
+        if high >> 40 & 0x1f != 0 {
             return Err(self.raise_with(fault, named(selector)));
         }
-        if !descriptor.is_present() {
-            return Err(self.raise_with(vector::SS, named(selector)));
-        }
-        self.mark_accessed(&descriptor)?;
-        let mut segment = descriptor.segment(selector);
-        segment.attributes |= attribute::ACCESSED;
-        Ok(segment)
+        Ok(Descriptor { high: high & 0xffff_ffff, ..descriptor })
     }
 
-    /// Checks a code segment that a jump, call or return goes to. `cpl`: the level that it is to have.
-    ///
-    /// # Errors
-    /// #GP, #NP.
-    pub fn code_segment(&mut self, selector: u16, descriptor: &Descriptor, cpl: u8) -> Result<Segment, Trap> {
-        if !descriptor.is_code() {
-            return Err(self.raise_with(vector::GP, named(selector)));
-        }
-        let allowed = if descriptor.is_conforming() { descriptor.dpl() <= cpl } else { descriptor.dpl() == cpl };
-        // L and D together mean nothing.
-        let odd =
-            self.is_long() && descriptor.attributes() & (attribute::L | attribute::D) == attribute::L | attribute::D;
-        if !allowed || odd {
-            return Err(self.raise_with(vector::GP, named(selector)));
-        }
-        if !descriptor.is_present() {
-            return Err(self.raise_with(vector::NP, named(selector)));
-        }
-        self.mark_accessed(descriptor)?;
-        let mut segment = descriptor.segment(selector & !3 | u16::from(cpl));
-        segment.attributes |= attribute::ACCESSED;
-        if !self.is_long() {
-            segment.attributes &= !attribute::L;
-        }
-        Ok(segment)
-    }
-
-    /// Whether code of this segment runs in 64-bit mode.
-    pub fn is_long_segment(&self, segment: &Segment) -> bool {
-        self.is_long() && segment.attributes & attribute::L != 0
-    }
-
-    /// Whether code may begin there.
-    ///
-    /// # Errors
-    /// #GP.
-    pub fn check_entry(&mut self, segment: &Segment, offset: u64) -> Result<(), Trap> {
-        let fine =
-            if self.is_long_segment(segment) { self.is_canonical(offset) } else { offset <= u64::from(segment.limit) };
-        if fine { Ok(()) } else { Err(self.gp()) }
-    }
-
-    /// Code of this segment is executed from now on, at this level.
-    pub fn enter(&mut self, segment: Segment, cpl: u8, offset: u64) {
-        self.segs[usize::from(seg::CS)] = segment;
-        self.cpl = cpl;
-        self.renew();
-        self.rip = offset & self.rip_mask;
-    }
-
-    /// After a return to an outer level: data segments that it must not have are emptied.
-    pub fn drop_inner_segments(&mut self) {
-        for number in [seg::ES, seg::DS, seg::FS, seg::GS] {
-            let segment = &self.segs[usize::from(number)];
-            let attributes = segment.attributes;
-            let conforming =
-                attributes & (attribute::CODE | attribute::EXPAND_DOWN) == attribute::CODE | attribute::EXPAND_DOWN;
-            if segment.is_usable() && segment.dpl() < self.cpl && !conforming {
-                self.segs[usize::from(number)] = null(0);
+    /// The base of the table that a selector is in, if that has an offset `last`.
+    fn place_of(&mut self, selector: u16, last: u64, fault: u8) -> Result<u64, Trap> {
+        let (base, limit) = if selector & 4 == 0 {
+            (self.gdt.base, u64::from(self.gdt.limit))
+        } else {
+            let ldt = &self.segs[usize::from(seg::LDT)];
+            if !ldt.is_usable() || is_null(ldt.selector) {
+                return Err(self.raise_with(fault, named(selector)));
             }
+            (ldt.base, u64::from(ldt.limit))
+        };
+        if last > limit { Err(self.raise_with(fault, named(selector))) } else { Ok(base) }
+    }
+
+    /// Notes in the table that a segment was loaded, if that is not noted yet (volume 3, 3.4.5.1).
+    ///
+    /// # Errors
+    /// A page fault.
+    pub(super) fn mark_accessed(&mut self, descriptor: &Descriptor) -> Result<(), Trap> {
+        if descriptor.kind() & ACCESSED != 0 { Ok(()) } else { self.change_kind(descriptor.at, ACCESSED, 0) }
+    }
+
+    /// Notes in the table that a task is busy, or is not (volume 3, 7.2.2).
+    ///
+    /// # Errors
+    /// A page fault.
+    pub(super) fn mark_busy(&mut self, at: u64, busy: bool) -> Result<(), Trap> {
+        if busy { self.change_kind(at, BUSY, 0) } else { self.change_kind(at, 0, BUSY) }
+    }
+
+    /// Sets and clears bits of a descriptor's type, atomically: other processors may have the same table.
+    fn change_kind(&mut self, at: u64, set: u8, clear: u8) -> Result<(), Trap> {
+        let linear = at.wrapping_add(5) & self.table_addresses();
+        let gpa = self.translate(linear, Access::Write, Who::Processor)?.gpa;
+        // A table in ROM stays as it is.
+        if let Some(page) = self.memory.map.page(gpa, true).filter(|page| page.writable) {
+            let change = |byte: u64| byte & !u64::from(clear) | u64::from(set);
+            page.host.exchange::<u8>((gpa & (PAGE - 1)) as usize, change);
+            self.leave |= self.memory.is_code(page.host);
         }
-        self.renew();
+        Ok(())
+    }
+
+    /// Whether an offset is one where code of this segment may begin.
+    ///
+    /// # Errors
+    /// #GP with error code 0.
+    pub(super) fn check_entry(&mut self, segment: &Segment, offset: u64) -> Result<(), Trap> {
+        let fine = if self.is_long() && segment.attributes & attribute::L != 0 {
+            self.is_canonical(offset)
+        } else {
+            offset <= u64::from(segment.limit)
+        };
+        if fine { Ok(()) } else { Err(self.raise_with(vector::GP, 0)) }
     }
 }
