@@ -38,12 +38,16 @@ pub struct DiskFile {
 }
 
 fn usage(text: &str, why: impl Into<String>) -> Failure {
-    Failure::new(
-        FailureKind::Usage,
-        format!("did not understand the disk `{text}`"),
-        why,
-        "Write for example 20G or 20G,cache=writeback.",
-    )
+    let fix = "Write for example 20G or 20G,cache=writeback.";
+    Failure::new(FailureKind::Usage, format!("did not understand the disk `{text}`"), why, fix)
+}
+
+/// The same where a disk that is there was to be named.
+fn file_usage(failure: Failure) -> Failure {
+    match failure.kind {
+        FailureKind::Usage => failure.with_fix("Write for example disk.qcow2 or disk.img,format=raw,cache=writeback."),
+        _ => failure,
+    }
 }
 
 /// Splits options off from the end, so that a file's name may hold commas.
@@ -91,9 +95,9 @@ impl DiskFile {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        let (path, options) = split(text)?;
+        let (path, options) = split(text).map_err(file_usage)?;
         if path.is_empty() {
-            return Err(usage(text, "It has no file name."));
+            return Err(file_usage(usage(text, "It has no file name.")));
         }
         Ok(Self { path: path.into(), options })
     }

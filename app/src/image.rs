@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -184,7 +184,11 @@ impl Source {
     /// # Errors
     /// No such VM, or disk of it.
     pub fn find(text: &str) -> Result<Self, Failure> {
-        let DiskFile { path, options } = DiskFile::parse(text)?;
+        let parsed = DiskFile::parse(text).map_err(|failure| match failure.kind {
+            FailureKind::Usage => failure.with_fix("Name a disk: FILE, FILE,format=F, or VM:DISK."),
+            _ => failure,
+        });
+        let DiskFile { path, options } = parsed?;
         let plain = path.to_str().unwrap_or(text).to_owned();
         if options.cache != CacheMode::default() {
             let why = "It says how to cache, and no VM is about to use it.";
@@ -300,16 +304,31 @@ impl Source {
             Some(owner) => owner.bundle.open_file(&owner.disk.file, writable),
             None => open_plain(&self.path, writable),
         };
-        let file = file.map_err(|error| Failure::from_io(what(), &error))?;
+        let file = file.map_err(|error| self.no_file(&error).unwrap_or_else(|| Failure::from_io(what(), &error)))?;
         let metadata = file.metadata().map_err(|error| Failure::from_io(what(), &error))?;
         let why = match metadata.len() {
-            _ if !metadata.is_file() => "It is no regular file.",
+            _ if !metadata.is_file() => return Err(self.no_image(kind_of(metadata.file_type()))),
             0 => "It is empty.",
             // The text that describes a VMDK may be as short.
             1..512 if image::detect(&file, &what())? == DiskFormat::Raw => "It is shorter than a sector of 512 bytes.",
             _ => return Ok(file),
         };
         Err(Failure::new(FailureKind::Failed, what(), why, "Make a disk with `benchtop disk create`."))
+    }
+
+    /// Why opening failed, where no file is there at all.
+    fn no_file(&self, error: &std::io::Error) -> Option<Failure> {
+        if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+            return Some(self.no_image("a link that leads in a circle"));
+        }
+        let file_type = self.path.metadata().ok()?.file_type();
+        // A file in a bundle may be out of reach for other reasons.
+        (self.owner.is_none() && !file_type.is_file()).then(|| self.no_image(kind_of(file_type)))
+    }
+
+    fn no_image(&self, kind: &str) -> Failure {
+        let why = format!("It is {kind}, not a disk image.");
+        Failure::new(FailureKind::Failed, self.what("open"), why, "Name the file of a disk image.")
     }
 
     /// Its format: what was said, or its signature.
@@ -488,6 +507,18 @@ impl Consent<'_> {
             Ok(File::from(openat2(folder, inside, flags, Mode::empty(), resolve)?))
         };
         regular(open().map_err(io)?, &path)
+    }
+}
+
+/// What something is that is no regular file.
+pub fn kind_of(file_type: std::fs::FileType) -> &'static str {
+    match file_type {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_symlink() => "a link",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_block_device() || kind.is_char_device() => "a device",
+        _ => "something that is no regular file",
     }
 }
 

@@ -7,6 +7,7 @@ mod cli;
 mod drives;
 mod files;
 mod image;
+mod log;
 mod output;
 mod password;
 mod plain;
@@ -17,7 +18,6 @@ mod target;
 mod verbs;
 mod when;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let output = Output::new(&cli.globals);
-    log_to_stderr(cli.globals.quiet);
+    log::to_stderr(cli.globals.quiet);
     match verbs::run(cli, &output) {
         Ok(code) => ExitCode::from(code),
         Err(_) if output.is_reader_gone() => ExitCode::from(output::READER_GONE),
@@ -57,7 +57,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     if std::env::args_os().any(|argument| argument == "--json") {
         let text = error.to_string();
-        let why = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        // What is missing may be listed on lines of its own.
+        let why = text.trim_start_matches("error: ").lines().take_while(|line| !line.is_empty());
+        let why = why.map(str::trim).collect::<Vec<_>>().join(" ");
         Output::json().failure(&Failure::new(
             FailureKind::Usage,
             "did not understand the command",
@@ -68,18 +70,4 @@ fn usage(error: &clap::Error) -> ExitCode {
         output::say(&plain::lines(error.to_string().trim_end()));
     }
     ExitCode::from(FailureKind::Usage.exit_code())
-}
-
-/// Warnings of the engine, on standard error, unless it shall be quiet; `BENCHTOP_LOG` says more or less.
-fn log_to_stderr(quiet: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BENCHTOP_LOG")
-        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new(if quiet { "error" } else { "warn" }));
-    let coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    let _first = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| output::LossyStderr)
-        .with_ansi(coloured)
-        .without_time()
-        .with_target(false)
-        .try_init();
 }

@@ -38,6 +38,28 @@ pub struct NewPasswordArgs {
     pub new_password_file: Option<PathBuf>,
 }
 
+/// The same for the second of two disks, where it has another one.
+#[derive(Clone, Debug, Default, Args)]
+pub struct OtherPasswordArgs {
+    /// Read the second disk's password, where it is another one, from this open descriptor
+    #[arg(long, value_name = "N", conflicts_with = "other_password_file")]
+    pub other_password_fd: Option<u32>,
+    /// Read the second disk's password, where it is another one, from this file
+    #[arg(long, value_name = "FILE")]
+    pub other_password_file: Option<PathBuf>,
+}
+
+impl OtherPasswordArgs {
+    /// Where it comes from; `None` if nothing was said.
+    pub fn said(&self) -> Option<PasswordArgs> {
+        let said = self.other_password_fd.is_some() || self.other_password_file.is_some();
+        said.then(|| PasswordArgs {
+            password_fd: self.other_password_fd,
+            password_file: self.other_password_file.clone(),
+        })
+    }
+}
+
 impl From<&NewPasswordArgs> for PasswordArgs {
     fn from(args: &NewPasswordArgs) -> Self {
         Self { password_fd: args.new_password_fd, password_file: args.new_password_file.clone() }
@@ -45,6 +67,11 @@ impl From<&NewPasswordArgs> for PasswordArgs {
 }
 
 impl PasswordArgs {
+    /// Whether one was given, rightly or wrongly.
+    pub fn is_given(&self) -> bool {
+        self.password_fd.is_some() || self.password_file.is_some()
+    }
+
     /// The password that was given, if one was.
     ///
     /// # Errors

@@ -42,6 +42,11 @@ pub fn json(text: &str) -> String {
     out
 }
 
+/// So many of something, whose plural ends in s.
+pub fn count(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
 fn escaped(text: &str, chars_max: usize) -> String {
     let mut out = escape_if(text.chars().take(chars_max), is_active);
     if text.chars().nth(chars_max).is_some() {

@@ -9,12 +9,15 @@ use benchtop_block::{BlockError, BlockErrorKind, DiskBackend};
 use benchtop_control::failure::chain;
 use benchtop_control::{Failure, FailureKind};
 use benchtop_machine::monitor::block_failure;
-use benchtop_nbd::{NO_SUCH_EXPORT, NbdDisk, Tls, Uri, WANTS_TLS};
+use benchtop_nbd::{Address, NO_SUCH_EXPORT, NbdDisk, Tls, Uri, WANTS_TLS};
 use clap::Args;
 use zeroize::Zeroizing;
 
 /// The longest file of certificates or keys, in bytes.
 const PEM_BYTES_MAX: u64 = 1 << 20;
+
+/// The longest path of a socket: 108 bytes with the zero behind it (unix(7)).
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Whom to trust, and who we are, for servers with TLS.
 #[derive(Clone, Debug, Default, Args)]
@@ -80,6 +83,9 @@ pub fn parse(text: &str) -> Result<Uri, Failure> {
 /// The server can not be reached, is not to be trusted, has no such export, or only reads where that is not enough.
 pub fn connect(what: &str, uri: &Uri, tls: &TlsArgs, read_only: bool) -> Result<Arc<NbdDisk>, Failure> {
     let Uri { address, export, tls_host } = uri;
+    if let Address::Unix(path) = address {
+        check_socket_path(what, path, SOCKET_PATH_BYTES_MAX)?;
+    }
     let disk = match tls_host {
         Some(host) => NbdDisk::connect_with_tls(address, export, read_only, &tls.for_host(what, host)?),
         None => NbdDisk::connect(address, export, read_only),
@@ -109,6 +115,19 @@ fn failure(what: &str, error: &BlockError) -> Failure {
         }
         _ => failure.with_fix("See whether the server runs, and whether this is its address."),
     }
+}
+
+/// Refuses a path that no socket can have.
+///
+/// # Errors
+/// It is longer than that.
+pub fn check_socket_path(what: &str, path: &Path, bytes_max: usize) -> Result<(), Failure> {
+    let len = path.as_os_str().len();
+    if len <= bytes_max {
+        return Ok(());
+    }
+    let why = format!("The path of the socket has {len} bytes, and at most {bytes_max} are possible.");
+    Err(Failure::new(FailureKind::Usage, what, why, "Choose a shorter one, or a relative one from a folder near it."))
 }
 
 /// A failure of a disk in use, which may be one of these.

@@ -45,6 +45,11 @@ pub fn now_utc() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Now, in milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
 /// A time in UTC as documents have it (RFC 3339); empty for one no calendar has.
 pub fn utc(time_ms: u64) -> String {
     timestamp(time_ms).map(|time| time.to_string()).unwrap_or_default()

@@ -128,6 +128,50 @@ fn a_disk_is_encrypted_has_passwords_and_is_decrypted() {
     world.fails(2, ["crypt", "dance", "d.strata"]);
 }
 
+/// Turns a bit of what is stored of the source's byte `at`.
+fn damage(world: &World, disk: &str, at: usize) {
+    let source = std::fs::read(world.path("source.img")).unwrap();
+    let content = std::fs::read(world.path(disk)).unwrap();
+    let piece = &source[at..at + 64];
+    let place = content.windows(piece.len()).position(|window| window == piece).unwrap();
+    let file = std::fs::File::options().write(true).open(world.path(disk)).unwrap();
+    file.write_all_at(&[!content[place + 5]], place as u64 + 5).unwrap();
+}
+
+/// It said that it was repaired, with exit code 10 and not a word of what was left.
+#[test]
+fn damage_that_restore_points_keep_goes_with_them() {
+    let world = world(8);
+    world.ok(["disk", "retention", "d.strata", "off", "--yes"]);
+    world.ok(["disk", "snap", "take", "d.strata", "old"]);
+    let number = world.json(["disk", "snap", "list", "d.strata"]).1["points"][0]["number"].as_u64().unwrap();
+    damage(&world, "d.strata", 3 << 20);
+    // Now and then: a repair is what comes first.
+    let said = world.run(["disk", "check", "d.strata"]);
+    assert!(said.code == 10 && said.stdout.contains("benchtop disk repair"), "{}", said.stdout);
+    let run = world.run(["disk", "repair", "d.strata", "--yes"]);
+    assert_eq!(run.code, 10, "{}{}", run.stdout, run.stderr);
+    let remove = format!("benchtop disk snap rm d.strata '#{number}'");
+    let named = format!("1 restore point holds damage: #{number} (snapshot old)");
+    assert!(run.stdout.contains(&named) && run.stdout.contains(&remove), "{}", run.stdout);
+    assert!(!run.stdout.contains("it was repaired"), "{}", run.stdout);
+    // What is lost is no damage, and what the snapshot holds can not be repaired.
+    for verb in ["check", "repair"] {
+        let said = world.run(["disk", verb, "d.strata"]);
+        assert!(said.code == 10 && said.stdout.contains(&remove), "{verb}: {}{}", said.stdout, said.stderr);
+        assert!(!said.stdout.contains(&format!("benchtop disk {verb}")), "{verb}: {}", said.stdout);
+        let (_, document) = world.json(["disk", verb, "d.strata"]);
+        assert_eq!(document["points_damaged"][0]["number"], number, "{document}");
+    }
+    // A snapshot of what was repaired holds no damage.
+    world.ok(["disk", "snap", "take", "d.strata", "new"]);
+    let (_, document) = world.json(["disk", "check", "d.strata"]);
+    assert_eq!(document["points_damaged"].as_array().unwrap().len(), 1, "{document}");
+    world.ok(["disk", "snap", "rm", "d.strata", "old"]);
+    world.ok(["disk", "check", "d.strata"]);
+    world.ok(["disk", "repair", "d.strata"]);
+}
+
 /// Runs `arguments`, and interrupts it when it first says how far it is.
 fn interrupt(world: &World, arguments: &[&str]) -> Run {
     let mut command = world.command();
@@ -149,7 +193,14 @@ fn what_ctrl_c_stops_goes_on() {
     assert_eq!(run.code, 130, "{}", run.stderr);
     assert!(run.stderr.contains("goes on"), "{}", run.stderr);
     assert_eq!(status(&world, "one")["state"], "encrypting");
-    world.fails(4, by("one", &["crypt", "disable", "d.strata"]));
+    let refused = world.fails(4, by("one", &["crypt", "disable", "d.strata"]));
+    assert!(
+        refused.stderr.contains("being encrypted") && refused.stderr.contains("crypt enable"),
+        "{}",
+        refused.stderr
+    );
+    let refused = world.fails(1, by("one", &["disk", "snap", "take", "d.strata", "x"]));
+    assert!(refused.stderr.contains("crypt enable"), "{}", refused.stderr);
     world.fails(6, ["disk", "check", "d.strata"]);
     world.ok(by("one", &["disk", "compare", "source.img", "d.strata"]));
     world.ok(enable);

@@ -51,6 +51,7 @@ pub enum Action {
     /// Encrypt a disk in place; goes on where it was interrupted
     Enable(convert::Enable),
     /// Decrypt a disk in place; goes on where it was interrupted
+    #[command(after_help = convert::DISABLE_HELP)]
     Disable(Locked),
     /// Add a password
     AddSlot(slots::AddSlot),

@@ -7,6 +7,7 @@ mod convert;
 mod create;
 mod draft;
 mod fork;
+mod holders;
 mod info;
 mod map;
 mod repair;
@@ -15,12 +16,13 @@ mod retention;
 mod serve;
 mod snap;
 mod transfer;
+mod workplace;
 
 use benchtop_control::{Failure, FailureKind};
 use clap::{Args, Subcommand};
 
 pub use check::Check;
-pub use draft::{NewImage, create_at, strata_in};
+pub use draft::{NewImage, check_password, create_at, strata_in};
 use retention::parse_retention;
 
 use crate::cli::not_built;

@@ -12,7 +12,7 @@ use crate::cli::AccelChoice;
 use crate::drives::NewDisk;
 use crate::output::Output;
 use crate::password::PasswordArgs;
-use crate::verbs::disk::{NewImage, create_at, strata_in};
+use crate::verbs::disk::{NewImage, check_password, create_at, strata_in};
 use crate::verbs::start;
 
 /// `new`.
@@ -62,6 +62,7 @@ impl New {
         config.cpus = self.cpus;
         config.boot = if iso.is_some() { BootFrom::Cd } else { BootFrom::Disk };
         self.check_encrypt(&disks)?;
+        check_password(self.encrypt, &self.password, &format!("can not make the VM `{}`", self.name))?;
         for (index, disk) in disks.iter().enumerate() {
             let format = disk.options.format.unwrap_or(DiskFormat::Strata);
             config.disks.push(DiskConfig {

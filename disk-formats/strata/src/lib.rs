@@ -62,6 +62,7 @@ pub use disk::{SpaceInfo, StrataDisk};
 pub use identity::{Identity, OTHER_DISK, ROLLED_BACK};
 pub use medium::{HostCache, HostFile, Medium};
 pub use open::{CreateOptions, NEEDS_PASSWORD, OpenOptions, WRONG_PASSWORD};
+pub use pages::GIVEN_UP;
 pub use passwords::SlotInfo;
 pub use points::Retention;
 pub use recovery::{RecoveryKeyError, check_recovery_key};

@@ -25,6 +25,8 @@ const CACHED_PAGES: usize = 16384;
 /// Pages read at once, at most, while there is room for all of them: 256 KiB, which the host reads in about twice the
 /// time that one takes.
 const NEAR_PAGES: u64 = 64;
+/// The text of the error for a part of the disk that a repair gave up.
+pub const GIVEN_UP: &str = "this part of the disk was lost in a repair; writing or discarding it makes it usable";
 /// Locks for those who miss pages that lie together: one of them reads for all.
 const MISSES: usize = 16;
 
@@ -97,8 +99,7 @@ impl Store {
     /// The same, of who has the segments already.
     pub fn locate_in(&self, space: &Space, pointer: &Pointer) -> Result<u64, BlockError> {
         if pointer.is_lost() {
-            let context = "this part of the disk was lost in a repair; writing or discarding it makes it usable";
-            return Err(BlockError::new(BlockErrorKind::Corrupt, context));
+            return Err(BlockError::new(BlockErrorKind::Corrupt, GIVEN_UP));
         }
         space.locate(pointer.address).ok_or_else(|| damaged("the place of a block", pointer))
     }

@@ -62,6 +62,10 @@ impl Enable {
     }
 }
 
+/// What `crypt disable --help` says besides.
+pub const DISABLE_HELP: &str = "Restore points and snapshots can not be decrypted: they are removed, with consent. Until \
+    all is done the disk takes its password, and Ctrl-C only pauses: the same command goes on.";
+
 /// `crypt disable`.
 ///
 /// # Errors
@@ -96,8 +100,8 @@ impl Unlocked {
 /// Checks all before one is changed: each must have been begun, be about to, or be done. Says whether one is to begin.
 fn check(disks: &[Unlocked], begun: CryptStatus, before: CryptStatus, output: &Output) -> Result<bool, Failure> {
     let (verb, other, already) = match begun {
-        CryptStatus::Encrypting => ("encrypt", "disable", "It is encrypted already."),
-        _ => ("decrypt", "enable", "It is not encrypted."),
+        CryptStatus::Encrypting => ("encrypt", "decrypt", "It is encrypted already."),
+        _ => ("decrypt", "encrypt", "It is not encrypted."),
     };
     let left = disks.iter().filter(|disk| disk.status() == before || disk.status() == begun).count();
     let mut begins = false;
@@ -121,8 +125,10 @@ fn check(disks: &[Unlocked], begun: CryptStatus, before: CryptStatus, output: &O
                 return Err(Failure::new(FailureKind::WrongState, disk.source.what(verb), already, fix));
             }
             CryptStatus::Encrypting | CryptStatus::Decrypting => {
-                let why = "It is in the middle of the opposite.";
-                let fix = format!("End that first: benchtop crypt {other}.");
+                let why = format!("It is being {other}ed, which was begun and is not done yet.");
+                let action = if other == "encrypt" { "enable" } else { "disable" };
+                let fix =
+                    format!("Let that be done first: `benchtop crypt {action} {name}` goes on; then do this again.");
                 return Err(Failure::new(FailureKind::WrongState, disk.source.what(verb), why, fix));
             }
         }
@@ -133,9 +139,13 @@ fn check(disks: &[Unlocked], begun: CryptStatus, before: CryptStatus, output: &O
 /// Asks before restore points go.
 fn consent(disk: &Unlocked, verb: &str, points: usize, output: &Output) -> Result<(), Failure> {
     let name = &disk.source.name;
-    let question = format!("The {points} restore points and snapshots of {name} will be lost. Go on?");
+    let (points, they) = match points {
+        1 => ("1 restore point or snapshot".to_owned(), "it"),
+        points => (format!("{points} restore points and snapshots"), "they"),
+    };
+    let question = format!("{name} has {points}, and {they} will be lost. Go on?");
     output.confirm(&question).map_err(|_refused| {
-        let why = format!("It has {points} restore points and snapshots, and they would be lost.");
+        let why = format!("It has {points}, and {they} would be lost.");
         let fix = "Keep what you need with `benchtop disk fork`, then consent with --yes.";
         Failure::new(FailureKind::Usage, disk.source.what(verb), why, fix)
     })

@@ -6,10 +6,12 @@ use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_machine::monitor::block_failure;
 use benchtop_machine::monitor::identity::is_refusal;
 use benchtop_machine::monitor::image::{image_format, lock};
+use benchtop_strata::StrataDisk;
 use clap::Args;
 use serde::Serialize;
 
-use crate::image::{Access, Source};
+use super::holders::{Holder, Holders};
+use crate::image::{Access, Opened, Source};
 use crate::output::Output;
 
 /// `disk check`.
@@ -40,6 +42,11 @@ pub struct Report {
     pub verified_blocks: Option<u64>,
     /// The first of what was found, in words.
     pub findings: Vec<String>,
+    /// Strata: restore points that hold damage, as far as they are known.
+    pub points_damaged: Vec<Holder>,
+    /// What to do about damage.
+    #[serde(skip)]
+    pub advice: Option<String>,
 }
 
 impl Report {
@@ -75,6 +82,7 @@ impl Report {
             (1, _) => "damage was found in 1 place".to_owned(),
             (damages, _) => format!("damage was found in {damages} places"),
         });
+        lines.extend(self.advice.clone());
         lines.join("\n")
     }
 
@@ -85,14 +93,28 @@ impl Report {
     }
 }
 
-/// What a check that came to no end says: damage so grave is what was looked for.
-pub fn failed(what: &str, error: &BlockError) -> Failure {
+/// What a check that came to no end says: damage so grave is what was looked for. `fix` is what to do about it.
+pub fn failed(what: &str, error: &BlockError, fix: &str) -> Failure {
     let failure = block_failure(what, error);
     match error.kind() {
-        BlockErrorKind::Corrupt => failure
-            .with_kind(FailureKind::Damage)
-            .with_fix("`benchtop disk repair` puts right what can be; else restore the image from a backup."),
+        BlockErrorKind::Corrupt => failure.with_kind(FailureKind::Damage).with_fix(fix),
         _ => failure,
+    }
+}
+
+/// What to do where a check finds damage.
+const REPAIR: &str = "`benchtop disk repair` puts right what can be; else restore the image from a backup.";
+
+fn holders(opened: &mut Opened<StrataDisk>, what: &str) -> Result<Holders, Failure> {
+    // What can not be read now is not known here.
+    Holders::find(&mut opened.disk, &[]).map_err(|error| block_failure(what, &error))
+}
+
+/// What to do about the damage of a Strata disk.
+fn advice(holders: &Holders, disk: &str) -> String {
+    match holders.is_past_only() {
+        true => format!("what the disk holds now is whole; {}", holders.advice(disk)),
+        false => "`benchtop disk repair` shows what is lost, and what can be done about it".to_owned(),
     }
 }
 
@@ -110,8 +132,10 @@ impl Check {
         let what = source.what("check");
         let report = Report::new(&source, format);
         if format == DiskFormat::Strata {
-            let opened = source.open_strata(output, &self.access, true).map_err(|failure| match failure.kind {
-                FailureKind::Integrity if !is_refusal(&failure) => failure.with_kind(FailureKind::Damage),
+            let mut opened = source.open_strata(output, &self.access, true).map_err(|failure| match failure.kind {
+                FailureKind::Integrity if !is_refusal(&failure) => {
+                    failure.with_kind(FailureKind::Damage).with_fix(REPAIR)
+                }
                 _ => failure,
             })?;
             let found = opened.disk.check();
@@ -119,7 +143,10 @@ impl Check {
                 opened.accept(&source.what("accept an older copy of"))?;
                 output.remark(&format!("from now on {} is as old as this", source.name));
             }
+            let holders = if found.damages > 0 { holders(&mut opened, &what)? } else { Holders::default() };
             return Report {
+                advice: (found.damages > 0).then(|| advice(&holders, &source.name)),
+                points_damaged: holders.points,
                 damages: found.damages,
                 leaks: found.leaked_blocks,
                 leaked_bytes: Some(found.leaked_blocks.saturating_mul(4096)),
@@ -137,7 +164,7 @@ impl Check {
             match benchtop_images::check(file, image_format(format), &options) {
                 Ok(found) => Ok(Some(found)),
                 Err(error) if format == DiskFormat::Raw && error.kind() == BlockErrorKind::Unsupported => Ok(None),
-                Err(error) => Err(failed(&what, &error)),
+                Err(error) => Err(failed(&what, &error, REPAIR)),
             }
         })?;
         match found {

@@ -1,11 +1,13 @@
 //! `disk compare`.
 
-use benchtop_control::Failure;
+use benchtop_control::{Failure, FailureKind};
+use benchtop_machine::monitor::image::Image;
 use clap::Args;
 
 use super::transfer::Transfer;
-use crate::image::{Access, Source};
+use crate::image::{Access, Opened, Source};
 use crate::output::Output;
+use crate::password::OtherPasswordArgs;
 use crate::signals::Signals;
 
 /// The exit code for disks that differ.
@@ -18,9 +20,12 @@ pub struct Compare {
     pub first: String,
     /// Another one
     pub second: String,
-    /// How to open them: one password serves both.
+    /// How to open them: one password serves both, unless the second has its own.
     #[command(flatten)]
     pub access: Access,
+    /// The second disk's.
+    #[command(flatten)]
+    pub other: OtherPasswordArgs,
 }
 
 impl Compare {
@@ -32,7 +37,7 @@ impl Compare {
         let (first, mut second) = (Source::find(&self.first)?, Source::find(&self.second)?);
         second.opened_beside(&first);
         let a = first.open(output, &self.access, true)?;
-        let b = second.open(output, &self.access, true)?;
+        let b = self.open_second(output, &second)?;
         let signals = Signals::watch()?;
         let (a, b) = (&*a.disk.backend, &*b.disk.backend);
         let transfer = Transfer { source: a, source_name: &first.name, target: b, target_name: &second.name };
@@ -48,5 +53,18 @@ impl Compare {
             None => "they are the same".to_owned(),
         })?;
         Ok(if difference.is_none() { 0 } else { DIFFERENT })
+    }
+
+    /// Opens the second disk with its own password, else with that of the first.
+    fn open_second(&self, output: &Output, second: &Source) -> Result<Opened<Image>, Failure> {
+        let own = self.other.said();
+        let shared = own.is_none() && self.access.password.is_given();
+        let password = own.unwrap_or_else(|| self.access.password.clone());
+        second.open(output, &Access { password, ..self.access.clone() }, true).map_err(|failure| match failure.kind {
+            FailureKind::BadPassword if shared => {
+                failure.with_fix("If it is not that of the first disk, give it with --other-password-file.")
+            }
+            _ => failure,
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! `disk convert`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use benchtop_block::DiskBackend;
@@ -12,7 +13,7 @@ use benchtop_nbd::Uri;
 use benchtop_strata::Retention;
 use clap::Args;
 
-use super::draft::{Draft, NewImage, check_encrypt, check_password, check_target, format_of};
+use super::draft::{Draft, NewImage, check_encrypt, check_not_itself, check_password, check_target, format_of};
 use super::transfer::Transfer;
 use crate::image::{Access, Source};
 use crate::output::Output;
@@ -91,6 +92,7 @@ impl Convert {
         if let Some(uri) = self.target.to_str().filter(|text| Uri::is_one(text)) {
             return self.run_to_export(output, &source, Source::of_export(uri.to_owned(), args.format)?);
         }
+        check_not_itself(&source.path, &self.target)?;
         check_target(&self.target, args.force)?;
         let opened = source.open(output, &self.access, true)?;
         let password = match args.encrypt {
@@ -185,6 +187,15 @@ impl Copied {
     }
 }
 
+/// Lets go of an image that is thrown away: there is nothing to be said of how it was closed.
+fn abandon(image: Image) {
+    let Image { backend, strata, .. } = image;
+    drop(backend);
+    if let Some(disk) = strata.and_then(Arc::into_inner) {
+        disk.abandon();
+    }
+}
+
 /// Makes a new image at `path`, copies a disk into it, closes it and, where that is asked for, compares.
 ///
 /// # Errors
@@ -199,7 +210,7 @@ pub fn copy_to(
 ) -> Result<Copied, Failure> {
     // First, so that it is cleaned up after Ctrl-C from here on.
     let signals = Signals::watch()?;
-    let draft = Draft::begin(path, args.force)?;
+    let draft = Draft::begin(output, path, args.force)?;
     let target_name = path.display().to_string();
     let begun = Instant::now();
     let image = draft.create(new)?;
@@ -211,7 +222,13 @@ pub fn copy_to(
             _ => Ok((0, transfer.compare(output, &signals, what)?)),
         }
     };
-    let (written_bytes, _) = transfer(&image, "copying")?;
+    let (written_bytes, _) = match transfer(&image, "copying") {
+        Ok(copied) => copied,
+        Err(failure) => {
+            abandon(image);
+            return Err(failure);
+        }
+    };
     drop(image);
     let elapsed_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
     if args.verify {

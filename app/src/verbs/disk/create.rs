@@ -7,7 +7,7 @@ use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_strata::Retention;
 use clap::Args;
 
-use super::draft::{Draft, NewImage, check_encrypt, check_password, check_target, format_of};
+use super::draft::{Draft, NewImage, check_encrypt, check_new, check_password, format_of};
 use super::parse_retention;
 use crate::drives::check_size;
 use crate::output::Output;
@@ -53,12 +53,12 @@ impl Create {
             let why = format!("A {format} image keeps no restore points.");
             return Err(Failure::new(FailureKind::Usage, what, why, "Leave --retention out, or make it Strata."));
         }
-        check_target(&self.file, false)?;
+        check_new(&self.file)?;
         let name = self.file.display().to_string();
         let password = if self.encrypt { Some(self.password.new_password(output, &name)?) } else { None };
         let retention = self.retention.unwrap_or_default();
         let signals = Signals::watch()?;
-        let draft = Draft::begin(&self.file, false)?;
+        let draft = Draft::begin(output, &self.file, false)?;
         drop(draft.create(&NewImage { format, size_bytes, password, retention })?);
         if let Some(why) = signals.came() {
             return Err(interrupted(why, "Nothing was left behind; do it again."));

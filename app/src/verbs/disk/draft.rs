@@ -1,7 +1,7 @@
 //! New images: they appear under their name complete, or not at all.
 
 use std::fs::File;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,8 +14,10 @@ use benchtop_machine::monitor::image::{Image, Password, image_format, lock, open
 use benchtop_machine::monitor::open::open_plain;
 use benchtop_strata::{Cost, HostCache, HostFile, Retention, StrataDisk};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use tempfile::TempDir;
 
+use super::workplace::{Workplace, remove_abandoned};
+use crate::image::kind_of;
+use crate::output::Output;
 use crate::password::PasswordArgs;
 
 /// What a new image is like.
@@ -53,7 +55,7 @@ pub fn check_encrypt(format: DiskFormat, encrypt: bool, what: &str) -> Result<()
 /// # Errors
 /// One was given.
 pub fn check_password(encrypt: bool, password: &PasswordArgs, what: &str) -> Result<(), Failure> {
-    if encrypt || (password.password_fd.is_none() && password.password_file.is_none()) {
+    if encrypt || !password.is_given() {
         return Ok(());
     }
     let why = "A password is of no use to a disk that is not encrypted.";
@@ -65,13 +67,29 @@ pub fn check_password(encrypt: bool, password: &PasswordArgs, what: &str) -> Res
 /// # Errors
 /// Something is there that is not to be replaced, or it is a VM's disk.
 pub fn check_target(path: &Path, force: bool) -> Result<(), Failure> {
+    check_place(path, (!force).then_some("Choose another name, or replace it with --force."))
+}
+
+/// The same for a verb that never replaces anything.
+///
+/// # Errors
+/// Something is there, or it is a VM's disk.
+pub fn check_new(path: &Path) -> Result<(), Failure> {
+    check_place(path, Some("Choose another name, or remove what is there."))
+}
+
+/// `fix` is what to do about a file that is there, unless it may be replaced.
+fn check_place(path: &Path, fix: Option<&str>) -> Result<(), Failure> {
     let what = format!("can not make the disk {}", path.display());
-    if path.symlink_metadata().is_ok() {
-        if force {
-            return Ok(());
+    match (path.symlink_metadata(), fix) {
+        (Ok(metadata), _) if !metadata.is_file() => {
+            let why =
+                format!("There is {} of that name, and only a file is ever replaced.", kind_of(metadata.file_type()));
+            return Err(Failure::new(FailureKind::Failed, what, why, "Choose another name."));
         }
-        let fix = "Choose another name, or replace it with --force.";
-        return Err(Failure::new(FailureKind::Failed, what, "It exists already.", fix));
+        (Ok(_), Some(fix)) => return Err(Failure::new(FailureKind::Failed, what, "It exists already.", fix)),
+        (Ok(_), None) => return Ok(()),
+        (Err(_), _) => {}
     }
     let name = VmName::parse(&path.to_string_lossy());
     if name.device.is_some() && Library::of_user()?.find(&name.vm).is_ok() {
@@ -81,11 +99,26 @@ pub fn check_target(path: &Path, force: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Refuses to make a disk in the place of the one it is a copy of, by whatever name.
+///
+/// # Errors
+/// It is the same file.
+pub fn check_not_itself(source: &Path, target: &Path) -> Result<(), Failure> {
+    let identity = |path: &Path| path.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+    match (identity(source), identity(target)) {
+        (Ok(source), Ok(target)) if source == target => {}
+        _ => return Ok(()),
+    }
+    let what = format!("can not make the disk {}", target.display());
+    let why = "It is the same file as the disk that would be copied.";
+    Err(Failure::new(FailureKind::Usage, what, why, "Name another file for the copy."))
+}
+
 /// An image on its way to its name.
 #[derive(Debug)]
 pub struct Draft {
     /// Removed with everything in it.
-    folder: TempDir,
+    folder: Workplace,
     /// The image in it. Its name is the final one, for some formats write it into the image.
     pub file: PathBuf,
     to: PathBuf,
@@ -94,11 +127,11 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Begins an image at `path`, and replaces what is there only with `force`.
+    /// Begins an image at `path`, and replaces what is there only with `force`. What killed programs left beside it goes.
     ///
     /// # Errors
     /// Something is there, or is in use, or the host's.
-    pub fn begin(path: &Path, force: bool) -> Result<Self, Failure> {
+    pub fn begin(output: &Output, path: &Path, force: bool) -> Result<Self, Failure> {
         let what = format!("can not make the disk {}", path.display());
         let io = |error: std::io::Error| Failure::from_io(what.as_str(), &error);
         check_target(path, force)?;
@@ -106,10 +139,6 @@ impl Draft {
         match path.symlink_metadata() {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(io(error)),
-            Ok(metadata) if !metadata.is_file() => {
-                let why = "What is there is no regular file.";
-                return Err(Failure::new(FailureKind::Failed, what, why, "Choose another name."));
-            }
             Ok(_) => {
                 let file = open_plain(path, true).map_err(io)?;
                 lock(&file, &what, false)?;
@@ -118,7 +147,8 @@ impl Draft {
         }
         let name = path.file_name().ok_or_else(|| io(std::io::ErrorKind::InvalidInput.into()))?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = tempfile::Builder::new().prefix(".benchtop-").tempdir_in(parent).map_err(io)?;
+        remove_abandoned(parent, output);
+        let folder = Workplace::begin(parent).map_err(io)?;
         Ok(Self { file: folder.path().join(name), folder, to: path.to_path_buf(), replaced })
     }
 
@@ -178,10 +208,8 @@ pub fn create_at(path: &Path, new: &NewImage, what: &str) -> Result<Image, Failu
         _ => block_failure(what, &error),
     };
     if new.format == DiskFormat::Strata {
-        let mut options = File::options();
         // A disk is its owner's alone, as every other format's.
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.read(true).write(true).create_new(true).open(path);
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
         let file = file.map_err(|error| Failure::from_io(what, &error))?;
         let disk = Arc::new(strata_in(file, new, what)?);
         return Ok(Image { backend: disk.clone(), strata: Some(disk), format: DiskFormat::Strata });

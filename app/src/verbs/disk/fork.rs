@@ -9,7 +9,7 @@ use benchtop_strata::Retention;
 use clap::Args;
 
 use super::convert::{TargetArgs, copy_to};
-use super::draft::{NewImage, check_encrypt, check_target, format_of};
+use super::draft::{NewImage, check_encrypt, check_not_itself, check_password, check_target, format_of};
 use super::snap::find_point;
 use crate::image::{Access, Source};
 use crate::output::Output;
@@ -46,6 +46,7 @@ impl Fork {
         let name = self.new.display().to_string();
         let format = format_of(&self.new, args.format);
         let source = Source::find(&self.disk)?;
+        check_not_itself(&source.path, &self.new)?;
         check_target(&self.new, args.force)?;
         let mut opened = source.open_strata(output, &self.access, true)?;
         let encrypt = args.encrypt || opened.password.is_some();
@@ -54,6 +55,7 @@ impl Fork {
             Some(_) => failure.with_fix("Fork it as Strata, or make a plain copy: benchtop disk convert."),
             None => failure,
         })?;
+        check_password(encrypt, &(&args.new_password).into(), &what)?;
         let point = match (self.at, &self.snapshot) {
             (None, None) => None,
             (at, name) => Some(find_point(&opened.disk, &source, at, name.as_deref())?),

@@ -45,6 +45,7 @@ impl Resize {
         let info = benchtop_images::info(&source.file(false)?, image_format(format));
         let old_bytes = info.map_err(|error| block_failure(&what, &error))?.virtual_bytes;
         let new_bytes = self.size.bytes();
+        self.check_format(&source, format, old_bytes)?;
         self.consent(output, &source, old_bytes)?;
         source.with_named(output, &self.access, |options| {
             let file = source.file(true)?;
@@ -64,6 +65,16 @@ impl Resize {
         // Consent was given by now where it is needed.
         opened.disk.resize(self.size.bytes(), true).map_err(|error| block_failure(what, &error))?;
         self.report(output, source, old_bytes)
+    }
+
+    /// Refuses what no consent makes possible.
+    fn check_format(&self, source: &Source, format: DiskFormat, old_bytes: u64) -> Result<(), Failure> {
+        if self.size.bytes() >= old_bytes || matches!(format, DiskFormat::Raw | DiskFormat::Qcow2) {
+            return Ok(());
+        }
+        let why = format!("It has {}, and {format} disks can not become smaller here.", Size(old_bytes).human());
+        let fix = "Convert it to strata, raw or qcow2 first (benchtop disk convert), and make the copy smaller.";
+        Err(Failure::new(FailureKind::Failed, source.what("resize"), why, fix))
     }
 
     /// Asks before something is lost.

@@ -1,21 +1,29 @@
 //! `disk retention`.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_machine::monitor::block_failure;
-use benchtop_strata::Retention;
+use benchtop_strata::{PointInfo, Retention};
 use clap::Args;
 
 use crate::image::{Access, Source};
 use crate::output::Output;
+use crate::{plain, when};
+
+const HOUR_MS: u64 = 3_600_000;
 
 /// `disk retention`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Restore points that the new choice does not keep are removed, with consent (--yes); snapshots never \
+    are."
+)]
 pub struct RetentionArgs {
     /// Disk: FILE or VM:DISK
     pub disk: String,
-    /// show; off, which removes all restore points but snapshots; or what differs from the default all=24h,hourly=7d,budget=20%,least=1G
+    /// show; off, which keeps snapshots only; or what differs from the default all=24h,hourly=7d,budget=20%,least=1G
     #[arg(default_value = "show", value_name = "WHICH")]
     pub which: String,
     /// How to open it.
@@ -39,18 +47,10 @@ impl RetentionArgs {
         };
         let opened = source.open_strata(output, &self.access, chosen.is_none())?;
         if let Some(retention) = chosen {
-            if !retention.every_flush {
-                let points = opened.disk.points().map_err(|error| block_failure(&what, &error))?;
-                let count = points.iter().filter(|point| point.name.is_none()).count();
-                if count > 0 {
-                    output.confirm(&format!(
-                        "{count} restore points of {} will be lost; snapshots stay. Go on?",
-                        source.name
-                    ))?;
-                }
+            let points = opened.disk.points().map_err(|error| block_failure(&what, &error))?;
+            if let Some(going) = going(&opened.disk.retention(), &retention, &points, when::now_ms()) {
+                consent(output, &source, &what, &going)?;
             }
-            let gone = if retention.every_flush { "may be" } else { "are" };
-            output.remark(&format!("restore points that it does not name {gone} removed; snapshots stay"));
             opened.disk.set_retention(retention).map_err(|error| block_failure(&what, &error))?;
         }
         let Retention { every_flush, all_ms, hourly_ms, budget_percent, budget_min_bytes } = opened.disk.retention();
@@ -69,6 +69,48 @@ impl RetentionArgs {
             ),
         })
     }
+}
+
+/// Which restore points a change takes away, in words; `None` if none. Snapshots always stay.
+fn going(old: &Retention, new: &Retention, points: &[PointInfo], now_ms: u64) -> Option<String> {
+    let unnamed = points.iter().filter(|point| point.name.is_none()).count();
+    // What goes anyway does not go by this change.
+    let (before, after) = (too_old(old, points, now_ms), too_old(new, points, now_ms));
+    let gone = after.difference(&before).count();
+    let less_room = new.budget_percent < old.budget_percent || new.budget_min_bytes < old.budget_min_bytes;
+    let all = plain::count(unnamed, "restore point");
+    match (gone, less_room) {
+        _ if unnamed == 0 => None,
+        (0, false) => None,
+        // How much room each takes is not known before it goes.
+        (0, true) => Some(format!("as many of {all} as are over the new budget")),
+        (gone, _) if gone == unnamed => Some(all),
+        (gone, false) => Some(format!("{gone} of {all}")),
+        (gone, true) => Some(format!("{gone} of {all}, and more where they are over the new budget,")),
+    }
+}
+
+/// The unnamed points that a retention does not keep by their age, by number: after the time of all it keeps the first
+/// of each hour, after that of each day.
+fn too_old(retention: &Retention, points: &[PointInfo], now_ms: u64) -> HashSet<u64> {
+    let mut kept = HashSet::new();
+    let goes = |point: &&PointInfo| {
+        let age_ms = now_ms.saturating_sub(point.time_ms);
+        let unit_ms = if age_ms <= retention.hourly_ms { HOUR_MS } else { 24 * HOUR_MS };
+        let is_recent = age_ms <= retention.all_ms;
+        !retention.every_flush || (!is_recent && !kept.insert((unit_ms, point.time_ms / unit_ms)))
+    };
+    points.iter().filter(|point| point.name.is_none()).filter(goes).map(|point| point.seq).collect()
+}
+
+/// Asks before restore points go.
+fn consent(output: &Output, source: &Source, what: &str, going: &str) -> Result<(), Failure> {
+    let question = format!("Of {} {going} will be lost; snapshots stay. Go on?", source.name);
+    output.confirm(&question).map_err(|_refused| {
+        let why = format!("By that {going} would be lost; snapshots stay.");
+        let fix = "Keep what you need with `benchtop disk fork`, then consent with --yes.";
+        Failure::new(FailureKind::Usage, what, why, fix)
+    })
 }
 
 fn ns(millis: u64) -> u64 {
@@ -139,6 +181,40 @@ mod tests {
         let retention = parse_retention("least=512M,all=30m").unwrap();
         assert_eq!((retention.all_ms, retention.budget_min_bytes), (30 * 60_000, 512 << 20));
         assert_eq!((span(86_400_000), span(90_000), span(0)), ("1d".to_owned(), "90s".to_owned(), "0s".to_owned()));
+    }
+
+    #[test]
+    fn what_a_change_takes_away_is_counted() {
+        let day = 24 * HOUR_MS;
+        let now = 1000 * day;
+        let point = |age_ms, name: Option<&str>| PointInfo {
+            seq: now - age_ms,
+            time_ms: now - age_ms,
+            name: name.map(str::to_owned),
+            frees_bytes: 0,
+        };
+        // Two in one hour of two days ago, a snapshot among them, and one of a minute ago.
+        let points =
+            [point(2 * day, None), point(2 * day - 1, Some("x")), point(2 * day - 2, None), point(60_000, None)];
+        let retention = |text| parse_retention(text).unwrap();
+        let going = |old, new| going(&retention(old), &retention(new), &points, now);
+        assert_eq!(going("all=3d", "off").as_deref(), Some("3 restore points"));
+        assert_eq!(going("all=3d", "all=24h").as_deref(), Some("1 of 3 restore points"));
+        assert_eq!(
+            (going("all=24h", "all=12h"), going("all=24h", "all=3d"), going("off", "default")),
+            (None, None, None)
+        );
+        assert_eq!(
+            going("default", "least=512M").as_deref(),
+            Some("as many of 3 restore points as are over the new budget")
+        );
+        let both = going("all=3d", "all=1h,budget=1%").unwrap();
+        assert!(both.starts_with("1 of 3 restore points, and more"), "{both}");
+        assert_eq!(super::going(&retention("default"), &Retention::OFF, &points[1..2], now), None);
+    }
+
+    #[test]
+    fn wrong_retentions_are_refused() {
         for wrong in ["", "on", "all", "all=24", "all=x", "budget=20", "least=much", "all=9999999999w", "all=1h,"] {
             assert!(parse_retention(wrong).is_err(), "{wrong}");
         }

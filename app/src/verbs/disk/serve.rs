@@ -9,19 +9,24 @@ use benchtop_machine::monitor::block_failure;
 use benchtop_machine::monitor::identity::RECORD_EVERY;
 use benchtop_machine::monitor::open::block_cache;
 use benchtop_nbd::{Export, Listener, Server, ServerOptions};
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use crate::image::{Access, Source};
 use crate::output::Output;
+use crate::remote::{SOCKET_PATH_BYTES_MAX, check_socket_path};
 use crate::signals::Signals;
 
 /// `disk serve`.
 #[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("where").required(true).args(["socket", "listen"]),
+    override_usage = "benchtop disk serve [OPTIONS] <DISK> <--socket <PATH>|--listen <127.0.0.1:PORT>>"
+)]
 pub struct Serve {
     /// Disk: FILE[,format=F] or VM:DISK
     pub disk: String,
     /// Listen on a unix socket that only you can connect to
-    #[arg(long, value_name = "PATH", conflicts_with = "listen", required_unless_present = "listen")]
+    #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Listen on a loopback port, which every local user can connect to; port 0 takes a free one
     #[arg(long, value_name = "127.0.0.1:PORT")]
@@ -44,9 +49,13 @@ impl Serve {
     /// What failed; at the end, that what was written could not be made durable.
     pub fn run(&self, output: &Output) -> Result<(), Failure> {
         let source = Source::find(&self.disk)?;
+        let what = source.what("serve");
+        if let Some(path) = &self.socket {
+            // It is made with a ~ at its end.
+            check_socket_path(&what, path, SOCKET_PATH_BYTES_MAX - 1)?;
+        }
         let opened = source.open(output, &self.access, self.read_only)?;
         let signals = Signals::watch()?;
-        let what = source.what("serve");
         let failed = |error| block_failure(&what, &error);
         let size_bytes = opened.disk.backend.info().size_bytes;
         let export = Export {

@@ -1,9 +1,10 @@
 //! `disk snap`: snapshots, which are named, and restore points, which every flush makes.
 
+use benchtop_block::BlockErrorKind;
 use benchtop_control::{Failure, FailureKind, Size};
 use benchtop_machine::monitor::block_failure;
-use benchtop_strata::{PointInfo, StrataDisk};
-use clap::{Args, Subcommand};
+use benchtop_strata::{CryptStatus, PointInfo, StrataDisk};
+use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 
 use crate::image::{Access, Source};
@@ -40,11 +41,14 @@ pub enum Action {
         access: Access,
     },
     /// Make the disk what it was; what it holds now becomes a restore point
+    #[command(
+        group = ArgGroup::new("point").required(true).args(["name", "at"]),
+        override_usage = "benchtop disk snap go [OPTIONS] <DISK> <NAME|--at <T|#N>>"
+    )]
     Go {
         /// Disk: FILE or VM:DISK
         disk: String,
         /// Snapshot
-        #[arg(required_unless_present = "at", conflicts_with = "at")]
         name: Option<String>,
         /// Restore point: #N, or the last one before a time
         #[arg(long, value_name = "T|#N")]
@@ -133,11 +137,24 @@ fn take(output: &Output, disk: &str, name: &str, access: &Access) -> Result<(), 
         return Err(Failure::new(FailureKind::Usage, source.what("take a snapshot of"), why, "Choose another name."));
     }
     let opened = source.open_strata(output, access, false)?;
-    let taken = opened.disk.snapshot(name);
-    let number = taken
-        .map_err(|error| block_failure(&source.what("take a snapshot of"), &error).with_fix("Choose another name."))?;
+    let number = opened.disk.snapshot(name).map_err(|error| {
+        let failure = block_failure(&source.what("take a snapshot of"), &error);
+        match error.kind() {
+            BlockErrorKind::Unsupported if is_converting(&opened.disk) => failure.with_fix(CONVERTING),
+            // Only the name can be wrong.
+            BlockErrorKind::Unsupported => failure.with_fix("Choose another name."),
+            _ => failure,
+        }
+    })?;
     let fields = serde_json::json!({ "disk": disk, "name": name, "number": number });
     output.done("disk.snap.take", &fields, || format!("took the snapshot {name} (#{number})"))
+}
+
+/// What to do where a disk that is encrypted or decrypted right now refuses.
+const CONVERTING: &str = "Let that be done first: the same `benchtop crypt enable` or `disable` goes on.";
+
+fn is_converting(disk: &StrataDisk) -> bool {
+    matches!(disk.crypt_status(), CryptStatus::Encrypting | CryptStatus::Decrypting)
 }
 
 fn list(output: &Output, disk: &str, access: &Access) -> Result<(), Failure> {
