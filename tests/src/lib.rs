@@ -1,7 +1,7 @@
 //! Whole-VM tests: what they share.
 //!
 //! ```text
-//!   tests/*.rs ─▶ vm (runs the `benchtop` binary) ─▶ guests (bare-metal guest, sample guests) ─▶ iso
+//!   tests/*.rs ─▶ vm (runs the `benchtop` binary) ─▶ guests (bare-metal guest, sample guests) ─▶ iso · initrd
 //!      └──────▶ records (what a guest that is killed must leave in its image)
 //!   fuzz/*     ─▶ fuzz (what the fuzz targets and their smoke tests run)
 //! ```
@@ -11,6 +11,7 @@
 
 pub mod fuzz;
 pub mod guests;
+pub mod initrd;
 pub mod iso;
 pub mod records;
 pub mod vm;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::packages::{self, BINUTILS, COMPILER, FIO, FIRMWARE, QEMU, QEMU_TOOLS};
+use crate::guests;
+use crate::packages::{self, BINUTILS, BOCHS, COMPILER, FIO, FIRMWARE, GRUB_CD, QEMU, QEMU_TOOLS};
 use crate::process::{cargo, show, target_directory};
 
 /// Options of `bench`.
@@ -20,6 +21,8 @@ pub struct Options {
 enum Bench {
     /// 4 KiB requests by DMA and PIO: exits and requests a second, beside QEMU's
     Ide(IdeOptions),
+    /// The software CPU: a Linux kernel's boot and programs on it, beside QEMU's TCG and Bochs
+    Cpu(CpuOptions),
     /// Our disk format beside raw, qcow2 and qcow2 with LUKS, as qemu-img and qemu-nbd have them
     Disk(DiskOptions),
 }
@@ -32,6 +35,16 @@ struct IdeOptions {
     /// Requests in a run
     #[arg(long, default_value_t = 1000)]
     requests: u32,
+}
+
+#[derive(Args)]
+struct CpuOptions {
+    /// Runs of each, of which the median is taken
+    #[arg(long, default_value_t = 5)]
+    runs: u32,
+    /// More for the program itself, after `--`; `-- --help` lists it
+    #[arg(last = true)]
+    more: Vec<String>,
 }
 
 #[derive(Args)]
@@ -70,6 +83,13 @@ pub fn bench(options: &Options) -> Result<()> {
             show(&mut cargo(["build", "--release", "--package", "benchtop"]))?;
             let mut command = cargo(["run", "--release", "--package", "benchtop-tests", "--bin", "bench-ide", "--"]);
             show(command.arg(options.runs.to_string()).arg(options.requests.to_string()))
+        }
+        Bench::Cpu(options) => {
+            packages::ensure_installed(&[&COMPILER, &QEMU, &BOCHS, &GRUB_CD])?;
+            guests::ensure_linux()?;
+            show(&mut cargo(["build", "--release", "--package", "benchtop"]))?;
+            let mut command = cargo(["run", "--release", "--package", "benchtop-tests", "--bin", "bench-cpu", "--"]);
+            show(command.arg("--runs").arg(options.runs.to_string()).args(&options.more))
         }
         Bench::Disk(options) => disk(options),
     }

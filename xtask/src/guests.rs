@@ -1,22 +1,28 @@
 //! `cargo xtask guests`: real software for the sample VM and the tests, in the ignored folder `out/guests`.
 //!
-//! The GRUB rescue CD is unpacked from its distribution package, which needs no root; the sample disk is made here: an
-//! MBR with one partition, and an ext4 file system with a few files in it.
+//! The GRUB rescue CD, a Linux kernel and busybox are unpacked from their distribution packages, which needs no root; the
+//! sample disk is made here: an MBR with one partition, and an ext4 file system with a few files in it.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::packages::{self, EXT4, Family};
-use crate::process::{has_program, out, program, quiet};
+mod modules;
+mod package;
+
+use crate::packages::{self, EXT4, GRUB_CD};
+use crate::process::{out, program, quiet};
+use package::Unpacked;
 
 const GRUB_PACKAGE: &str = "grub-rescue-pc";
 const GRUB_ISO: &str = "grub-rescue-cdrom.iso";
 const SAMPLE_DISK: &str = "sample-disk.img";
 const DISK_BYTES: u64 = 64 << 20;
 const PARTITION_START: u64 = 1 << 20;
+/// What a disk behind PIIX's IDE controller and its file system need.
+const DISK_MODULES: [&str; 4] = ["ata_piix", "sd_mod", "crc32c_generic", "ext4"];
 
 /// What the sample VM is made of.
 pub struct Sample {
@@ -34,6 +40,8 @@ pub fn guests() -> Result<()> {
     let sample = ensure_sample()?;
     println!("{}", sample.iso.display());
     println!("{}", sample.disk.display());
+    println!("{}", ensure_linux()?.display());
+    println!("{}", ensure_generic()?.display());
     Ok(())
 }
 
@@ -63,30 +71,64 @@ fn fetch_grub(folder: &Path, iso: &Path) -> Result<()> {
         fs::copy(&installed, iso)?;
         return Ok(());
     }
-    if packages::family() != Family::Debian || !has_program("dpkg-deb") {
-        bail!("the sample CD comes from Debian's package {GRUB_PACKAGE}: put its {GRUB_ISO} at {}", iso.display());
-    }
-    eprintln!("fetching {GRUB_PACKAGE}");
-    let unpacked = folder.join("unpack");
-    if unpacked.exists() {
-        fs::remove_dir_all(&unpacked)?;
-    }
-    fs::create_dir_all(&unpacked)?;
-    let download = || quiet(program("apt-get").args(["download", "--quiet", GRUB_PACKAGE]).current_dir(&unpacked));
-    if download().is_err() {
-        packages::update_lists()?;
-        download()?;
-    }
-    let package = fs::read_dir(&unpacked)?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt-get left no package in {}", unpacked.display()))?;
-    quiet(program("dpkg-deb").arg("-x").arg(&package).arg(&unpacked))?;
-    let version = quiet(program("dpkg-deb").arg("-f").arg(&package).arg("Version"))?;
-    fs::copy(unpacked.join("usr/lib/grub-rescue").join(GRUB_ISO), iso)?;
-    fs::write(folder.join("versions.txt"), format!("{GRUB_PACKAGE} {}\n", version.trim()))?;
-    fs::remove_dir_all(&unpacked)?;
+    let package = Unpacked::fetch(folder, GRUB_PACKAGE)
+        .with_context(|| format!("put {GRUB_ISO} of Debian's package {GRUB_PACKAGE} at {}", iso.display()))?;
+    fs::copy(package.path("usr/lib/grub-rescue").join(GRUB_ISO), iso)?;
     Ok(())
+}
+
+/// Debian's kernel for clouds and a static busybox, in `out/guests/linux`.
+///
+/// # Errors
+/// What could not be fetched.
+pub fn ensure_linux() -> Result<PathBuf> {
+    let folder = out().join("guests/linux");
+    let (kernel, busybox) = (folder.join("vmlinuz"), folder.join("busybox"));
+    if kernel.is_file() && busybox.is_file() {
+        return Ok(folder);
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
+    // The package without a version depends on the newest with one.
+    let newest = Unpacked::fetch(&folder, "linux-image-cloud-amd64")?.depends()?;
+    let package = Unpacked::fetch(&folder, &newest)?;
+    fs::copy(package.only("boot", "vmlinuz-")?, &kernel)?;
+    let package = Unpacked::fetch(&folder, "busybox-static")?;
+    fs::copy(package.path("bin/busybox"), &busybox)?;
+    Ok(folder)
+}
+
+/// Debian's kernel for PCs with the modules that reach an ext4 file system on an IDE disk, and GRUB to start it from
+/// there, in `out/guests/generic`.
+///
+/// # Errors
+/// What could not be fetched or made.
+pub fn ensure_generic() -> Result<PathBuf> {
+    packages::ensure_installed(&[&GRUB_CD])?;
+    let folder = out().join("guests/generic");
+    let (kernel, modules, core) = (folder.join("vmlinuz"), folder.join("modules"), folder.join("core.img"));
+    if kernel.is_file() && core.is_file() {
+        return Ok(folder);
+    }
+    fs::create_dir_all(&modules).with_context(|| format!("could not create {}", modules.display()))?;
+    let newest = Unpacked::fetch(&folder, "linux-image-amd64")?.depends()?;
+    let package = Unpacked::fetch(&folder, &newest)?;
+    for (number, module) in modules::in_order(&package.path("lib/modules"), &DISK_MODULES)?.iter().enumerate() {
+        let name = module.file_name().context("a module without a name")?.to_string_lossy();
+        fs::copy(module, modules.join(format!("{number:02}-{name}")))?;
+    }
+    fs::copy(package.only("boot", "vmlinuz-")?, &kernel)?;
+    let package = Unpacked::fetch(&folder, "grub-pc-bin")?;
+    let grub = package.path("usr/lib/grub/i386-pc");
+    fs::copy(grub.join("boot.img"), folder.join("boot.img"))?;
+    quiet(
+        program("grub-mkimage")
+            .args(["-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-d"])
+            .arg(&grub)
+            .arg("-o")
+            .arg(&core)
+            .args(["biosdisk", "part_msdos", "ext2", "linux", "normal", "configfile", "echo", "serial", "terminal"]),
+    )?;
+    Ok(folder)
 }
 
 /// Files the sample disk holds: small ones to list and read, and one larger than a block group's first blocks.

@@ -51,6 +51,20 @@ pub const QEMU_TOOLS: Need =
     Need { probe: Probe::Program("qemu-img"), debian: "qemu-utils", fedora: "qemu-img", arch: "qemu-img" };
 /// What puts a load on NBD servers.
 pub const FIO: Need = Need { probe: Probe::Program("fio"), debian: "fio", fedora: "fio", arch: "fio" };
+/// Another PC in software, with its firmware.
+pub const BOCHS: Need = Need {
+    probe: Probe::Program("bochs"),
+    debian: "bochs bochs-sdl bochsbios vgabios",
+    fedora: "bochs",
+    arch: "bochs",
+};
+/// Makes a CD that boots a kernel.
+pub const GRUB_CD: Need = Need {
+    probe: Probe::Program("grub-mkrescue"),
+    debian: "grub-common grub-pc-bin xorriso mtools",
+    fedora: "grub2-tools-extra grub2-pc-modules xorriso mtools",
+    arch: "grub libisoburn mtools",
+};
 /// The peer of the benchmarks.
 pub const QEMU: Need = Need {
     probe: Probe::Program("qemu-system-x86_64"),

@@ -29,6 +29,9 @@ pub fn test(options: &Options) -> Result<()> {
     if let Err(error) = guests::ensure_sample() {
         eprintln!("without the sample guests: {error:#}");
     }
+    if let Err(error) = guests::ensure_linux().and_then(|_| guests::ensure_generic()) {
+        eprintln!("without all Linux guests: {error:#}");
+    }
     show(&mut cargo(["build", "--package", "benchtop"]))?;
     let mut command = cargo(["test", "--workspace", "--no-fail-fast"]);
     if let Some(filter) = &options.filter {

@@ -31,6 +31,8 @@ const FEW_PART: u64 = 8;
 const UNIT: u64 = BLOCK_BYTES as u64;
 /// Places filled between two heads: a part of those in use, larger where nothing presses,
 const PLACES_PART: u64 = 128;
+/// a quarter where all garbage is to go,
+const PLACES_PART_ASKED: u64 = 4;
 /// within these bounds.
 const PLACES_AT_ONCE: std::ops::Range<usize> = 4..256;
 
@@ -72,7 +74,12 @@ impl Core {
         let usage = self.store.space.read().usage();
         let wanted = usize::try_from(before / SEGMENT_BLOCKS).unwrap_or(usize::MAX);
         // What moves is there twice for a while.
-        let part = if self.pressure.is_none() { PLACES_PART / 4 } else { PLACES_PART };
+        let part = match (least, percent) {
+            // Somebody asked for all that can be gained, which many places with a little garbage each may have.
+            (0, 0) => PLACES_PART_ASKED,
+            _ if self.pressure.is_none() => PLACES_PART / 4,
+            _ => PLACES_PART,
+        };
         let most = usize::try_from(usage.used_blocks / SEGMENT_BLOCKS / part).unwrap_or(usize::MAX);
         let most = most.clamp(PLACES_AT_ONCE.start, PLACES_AT_ONCE.end);
         let few = usage.live_blocks / 100 * percent / FEW_PART;

@@ -9,7 +9,7 @@ use benchtop_memory::VolatileSlice;
 use parking_lot::{Mutex, RwLock};
 
 use crate::core::Core;
-use crate::keeper::{Keeper, SPARE_AT_REST};
+use crate::keeper::Keeper;
 use crate::layout::BLOCK_BYTES;
 use crate::open::{OpenOptions, Purpose};
 use crate::pens::Pens;
@@ -238,7 +238,8 @@ impl Drop for StrataDisk {
             if let Err(error) = core.commit(true).and_then(|_seq| self.checkpoint()) {
                 tracing::error!(%error, "the disk could not be closed cleanly; opening it will read the log");
             }
-            core.give_back(SPARE_AT_REST);
+            // Nobody writes to a closed disk: it keeps no room to spare.
+            core.give_back(0);
         }
         if poisoned() {
             crate::open::forget_what_failed(&*core.store.medium);

@@ -30,7 +30,7 @@ const PLACES_READY: u64 = 2;
 /// after so many in a row: half a place of them.
 const SMALL_BATCHES_MANY: u32 = 256;
 /// Free places that are kept as they are while the disk is at rest.
-pub const SPARE_AT_REST: u64 = 4;
+const SPARE_AT_REST: u64 = 4;
 
 #[derive(Debug, Default)]
 struct Flags {

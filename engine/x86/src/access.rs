@@ -16,7 +16,7 @@ impl Cpu {
     /// The linear address of an operand, if its segment needs no closer look.
     #[inline(always)]
     fn linear(&self, segment: u8, offset: u64) -> u64 {
-        self.segs[usize::from(segment & 7)].base.wrapping_add(offset) & self.linear_mask
+        self.segs[usize::from(segment & 7)].start.wrapping_add(offset) & self.linear_mask
     }
 
     /// Loads an operand, zero-extended.
@@ -61,6 +61,38 @@ impl Cpu {
             }
         }
         self.store_slow(segment, offset, T::BYTES, value)
+    }
+
+    /// Loads an operand in 64-bit mode, from a segment whose base counts as 0 there: what the table of translations has
+    /// is canonical, and there is no limit.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    #[inline(always)]
+    pub fn load_flat<T: Int>(&mut self, segment: u8, offset: u64, access: Access) -> Result<u64, Trap> {
+        let value = match access {
+            Access::Write => self.memory.load_to_write::<T>(offset),
+            _ => self.memory.load::<T>(offset),
+        };
+        match value {
+            Some(value) => Ok(value),
+            None => self.load_slow(segment, offset, T::BYTES, access),
+        }
+    }
+
+    /// Stores one likewise.
+    ///
+    /// # Errors
+    /// A fault.
+    #[inline(always)]
+    pub fn store_flat<T: Int>(&mut self, segment: u8, offset: u64, value: u64) -> Result<(), Trap> {
+        match self.memory.store::<T>(offset, value) {
+            Some(code) => {
+                self.leave |= code;
+                Ok(())
+            }
+            None => self.store_slow(segment, offset, T::BYTES, value),
+        }
     }
 
     /// Loads 16 bytes.

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 
-use crate::lower::{Decoded, LEN_MAX, Mode, decode};
-use crate::memory::{HostPage, PAGE};
+use crate::exec::fused::fuse;
+use crate::lower::{Decoded, LEN_MAX, Lowered, Mode, Part, decode};
+use crate::memory::{CODE_WORDS, CodeWords, HostPage, PAGE};
 use crate::op::Op;
 
 /// Instructions of a block, at most.
@@ -33,11 +34,33 @@ pub struct Block {
     bytes: u32,
 }
 
-/// What was found for a linear address.
+/// What was found for a linear address: all that the next time needs, in a line of the host's cache.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 struct Found {
     linear: u64,
+    page: HostPage,
     block: u32,
+    /// Its instructions.
+    ops: (u32, u32),
+    /// Bytes of its code; 0 if they are too many for `words`, or reach into another page.
+    len: u16,
+    mode: Mode,
+    words: CodeWords,
+}
+
+const NOTHING: Found = Found {
+    linear: 0,
+    page: HostPage::NONE,
+    block: u32::MAX,
+    ops: (0, 0),
+    len: 0,
+    mode: Mode { bits: 0, single: false },
+    words: [0; CODE_WORDS],
+};
+
+fn place(linear: u64) -> usize {
+    (linear as usize ^ (linear >> 12) as usize) % TABLE
 }
 
 /// All blocks of a processor.
@@ -46,7 +69,7 @@ pub struct Blocks {
     ops: Vec<Op>,
     bytes: Vec<u8>,
     by_place: HashMap<(HostPage, u16, Mode), u32>,
-    table: Box<[Found; TABLE]>,
+    table: Box<[Found]>,
 }
 
 impl Default for Blocks {
@@ -56,7 +79,7 @@ impl Default for Blocks {
             ops: Vec::new(),
             bytes: Vec::new(),
             by_place: HashMap::new(),
-            table: Box::new([Found { linear: 0, block: u32::MAX }; TABLE]),
+            table: vec![NOTHING; TABLE].into_boxed_slice(),
         }
     }
 }
@@ -85,14 +108,45 @@ impl Blocks {
         block.page.holds(block.at.into(), here) && (there.is_empty() || beyond.is_some_and(|page| page.holds(0, there)))
     }
 
+    /// The instructions of the block at an address and the bytes of their code, if it was found before and its bytes are
+    /// what they were: the quick way, which not every block can go.
+    #[inline(always)]
+    pub fn quick(&self, linear: u64, page: HostPage, mode: Mode) -> Option<(&[Op], u16)> {
+        let found = self.table.get(place(linear))?;
+        let same = found.linear == linear && found.page == page && found.mode == mode;
+        if !same || !page.holds_words((linear & (PAGE - 1)) as usize, &found.words, found.len) {
+            return None;
+        }
+        let ops = self.ops.get(found.ops.0 as usize..found.ops.1 as usize)?;
+        Some((ops, found.len))
+    }
+
+    /// Notes where a block was found.
+    fn remember(&mut self, linear: u64, number: u32, block: &Block) {
+        let mut words = [0; CODE_WORDS];
+        let bytes = self.bytes(block);
+        let is_short = block.beyond == 0 && bytes.len() <= size_of::<CodeWords>();
+        if is_short {
+            for (word, piece) in words.iter_mut().zip(bytes.chunks(8)) {
+                let mut whole = [0; 8];
+                whole.iter_mut().zip(piece).for_each(|(to, from)| *to = *from);
+                *word = u64::from_le_bytes(whole);
+            }
+        }
+        let len = if is_short { block.len } else { 0 };
+        let Block { page, ops, mode, .. } = *block;
+        if let Some(found) = self.table.get_mut(place(linear)) {
+            *found = Found { linear, page, block: number, ops, len, mode, words };
+        }
+    }
+
     /// The block at an address, if it is known and its bytes are what they were. `beyond`: the page after it, which is
     /// asked for if the block reaches there.
     #[inline(always)]
     pub fn find(&mut self, linear: u64, page: HostPage, mode: Mode, beyond: Option<HostPage>) -> Option<Block> {
         let at = (linear & (PAGE - 1)) as u16;
-        let place = (linear as usize ^ (linear >> 12) as usize) % TABLE;
-        let found = self.table[place];
-        if found.linear == linear
+        if let Some(found) = self.table.get(place(linear))
+            && found.linear == linear
             && let Some(block) = self.blocks.get(found.block as usize)
             && self.is(block, page, at, mode)
         {
@@ -107,8 +161,20 @@ impl Blocks {
         if !self.is_true(&block, beyond) {
             return None;
         }
-        self.table[place] = Found { linear, block: number };
+        self.remember(linear, number, &block);
         Some(block)
+    }
+
+    /// Adds an instruction to the block that begins at `first`, or makes one of it and the last.
+    fn push(&mut self, first: usize, before: Part, lowered: &Lowered) {
+        if let (Part::Compare(compare), Part::Branch(code)) = (before, lowered.part)
+            && let Some(last) = self.ops.get_mut(first..).and_then(<[Op]>::last_mut)
+            && let Some(both) = fuse(last, compare, &lowered.op, code)
+        {
+            *last = both;
+            return;
+        }
+        self.ops.push(lowered.op);
     }
 
     /// Makes the block at an address. Its first instruction may end in the page `beyond`; without that, None says that
@@ -124,6 +190,7 @@ impl Blocks {
         let first = self.ops.len();
         let mut done = 0;
         let mut across = 0;
+        let mut before = Part::No;
         while self.ops.len() - first < if mode.single { 1 } else { OPS_MAX } {
             let rest = code.get(done..here).unwrap_or_default();
             let rest = rest.get(..LEN_MAX).unwrap_or(rest);
@@ -132,7 +199,8 @@ impl Blocks {
             }
             match decode(rest, done as u16, mode) {
                 Decoded::One(lowered) => {
-                    self.ops.push(lowered.op);
+                    self.push(first, before, &lowered);
+                    before = lowered.part;
                     done += usize::from(lowered.op.len);
                     if !lowered.goes_on {
                         break;
@@ -164,7 +232,7 @@ impl Blocks {
         let number = self.blocks.len() as u32;
         self.blocks.push(block);
         self.by_place.insert((page, at as u16, mode), number);
-        self.table[(linear as usize ^ (linear >> 12) as usize) % TABLE] = Found { linear, block: number };
+        self.remember(linear, number, &block);
         Some(block)
     }
 }

@@ -115,6 +115,8 @@ pub struct Segment {
     pub limit: u32,
     /// See [`attribute`].
     pub attributes: u32,
+    /// What is added to offsets: the base, but 0 where 64-bit mode takes it as that. Kept by [`Cpu::renew`].
+    pub start: u64,
     /// Reading up to 16 bytes below this offset needs no closer look. Kept by [`Cpu::renew`].
     pub read_end: u64,
     /// Likewise writing.
@@ -228,7 +230,7 @@ pub struct Msrs {
 
 /// A processor.
 pub struct Cpu {
-    /// RAX to R15, then [`ZERO`](crate::op::ZERO), [`START`](crate::op::START), and nothing.
+    /// RAX to R15, then [`ZERO`](crate::op::ZERO), [`START`](crate::op::START); the rest is there so that no number is out of bounds.
     pub regs: [u64; 32],
     /// Where it goes on, when a block is over; within one it is worked out.
     pub rip: u64,
@@ -292,6 +294,8 @@ pub struct Cpu {
     pub clock: Clock,
     /// What CPUID says.
     pub cpuid: Arc<CpuidTable>,
+    /// Of an instruction that is an interrupt, until its delivery, which comes next: its length, and which it is.
+    pub interrupts: (u8, u64),
     /// Debug exceptions that are due after the current instruction, as bits of DR6.
     pub debug_due: u64,
 }
@@ -353,6 +357,17 @@ impl Cpu {
         self.linear_mask == u64::MAX
     }
 
+    /// The code segment's size: 16, 32 or 64 bits.
+    #[inline(always)]
+    pub fn code_bits(&self) -> u8 {
+        // The mask of RIP follows from the same.
+        match self.rip_mask {
+            u64::MAX => 64,
+            0xffff_ffff => 32,
+            _ => 16,
+        }
+    }
+
     /// Whether long mode is active, compatibility mode counted.
     pub fn is_long(&self) -> bool {
         self.efer & efer::LMA != 0
@@ -396,6 +411,12 @@ impl Cpu {
         T::set(&mut self.regs, number, value);
     }
 
+    /// Changes the base of FS or GS, as WRFSBASE and SWAPGS do.
+    pub fn set_base(&mut self, number: u8, base: u64) {
+        let segment = &mut self.segs[usize::from(number & 7)];
+        (segment.base, segment.start) = (base, base);
+    }
+
     /// Works out all that follows from segments, control registers and flags: to be called after any of CR0, CR3 (for
     /// its meaning), CR4, EFER, CPL, RFLAGS.AC, RFLAGS.VM, or a segment register changed.
     pub fn renew(&mut self) {
@@ -410,6 +431,8 @@ impl Cpu {
         let protected = self.is_protected();
         for number in 0..6 {
             let segment = &mut self.segs[number];
+            // FS and GS have theirs in 64-bit mode, too (Intel SDM volume 3, 3.2.4); the others' count again after it.
+            segment.start = if is_64 && number < usize::from(seg::FS) { 0 } else { segment.base };
             (segment.read_end, segment.write_end) =
                 if is_64 { (u64::MAX, u64::MAX) } else { open_ends(segment, protected) };
         }

@@ -20,11 +20,17 @@ pub const PAGE_BITS: u32 = 12;
 /// Bytes of a page.
 pub const PAGE: u64 = 1 << PAGE_BITS;
 /// Entries of a table.
-const ENTRIES: usize = 1024;
+const ENTRIES: usize = 4096;
 /// Tables.
 const WAYS: usize = 4;
-/// No page: page addresses are multiples of 4096.
-const NONE: u64 = 1;
+/// Words of code that are compared at once.
+pub const CODE_WORDS: usize = 4;
+/// Code, in words; where it ends within one, zeroes follow.
+pub type CodeWords = [u64; CODE_WORDS];
+/// No page: the stamp of an entry in use is not 0.
+const NONE: u64 = 0;
+/// The last stamp: what is free below a page's address.
+const STAMP_MAX: u64 = PAGE - 1;
 
 /// Who accesses: which table is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +49,7 @@ pub enum Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HostPage(usize);
 
-/// A translation.
+/// A translation. Pages are noted with a stamp in their lower bits: with a new one for all, no old entry counts.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     /// Page that may be read,
@@ -71,14 +77,20 @@ pub struct Allowed {
 /// Memory as one processor sees it.
 pub struct Memory {
     entries: Box<[Entry; ENTRIES * WAYS]>,
+    /// What entries that count have in the lower bits of their pages.
+    stamp: u64,
     /// The table in use, as the number of its first entry.
     table: usize,
     /// Host address of the page that code is being executed from: whoever writes there may change the block.
     code: usize,
     /// The guest's memory, kept as long as an entry leads there.
     pub map: Arc<Map>,
-    /// Counts flushes: what was found out about addresses before is not valid any more.
-    pub generation: u64,
+}
+
+/// On the heap from the start: there are too many for a stack.
+fn no_entries() -> Box<[Entry; ENTRIES * WAYS]> {
+    let entries: Box<[Entry]> = vec![EMPTY; ENTRIES * WAYS].into_boxed_slice();
+    entries.try_into().unwrap_or_else(|_never| Box::new([EMPTY; ENTRIES * WAYS]))
 }
 
 /// Locked accesses that are not aligned: the host has no atomic ones for them.
@@ -92,7 +104,7 @@ struct Loose<T>(T);
 impl Memory {
     /// Of the guest memory in `map`.
     pub fn new(map: Arc<Map>) -> Self {
-        Self { entries: Box::new([EMPTY; ENTRIES * WAYS]), table: ENTRIES, code: 0, map, generation: 0 }
+        Self { entries: no_entries(), stamp: 1, table: ENTRIES, code: 0, map }
     }
 
     /// Whose table is used.
@@ -112,15 +124,17 @@ impl Memory {
 
     /// Forgets all translations.
     pub fn flush(&mut self) {
-        self.entries.fill(EMPTY);
-        self.generation += 1;
+        self.stamp += 1;
+        if self.stamp > STAMP_MAX {
+            self.entries.fill(EMPTY);
+            self.stamp = 1;
+        }
     }
 
     /// Forgets those of one page.
     pub fn flush_page(&mut self, linear: u64) {
         let index = (linear >> PAGE_BITS) as usize % ENTRIES;
         (0..WAYS).for_each(|way| self.entries[way * ENTRIES + index] = EMPTY);
-        self.generation += 1;
     }
 
     /// Takes another map: what was translated before is forgotten.
@@ -135,7 +149,7 @@ impl Memory {
         if self.table == Way::Watched as usize * ENTRIES {
             return;
         }
-        let page = linear & !(PAGE - 1);
+        let page = self.tag(linear);
         let entry = &mut self.entries[self.table + (linear >> PAGE_BITS) as usize % ENTRIES];
         let same = entry.host == host.0;
         // What was allowed before and leads to the same page stays allowed.
@@ -154,6 +168,12 @@ impl Memory {
         &self.entries[(self.table + (linear >> PAGE_BITS) as usize % ENTRIES) & (ENTRIES * WAYS - 1)]
     }
 
+    /// What an entry that has the page of this address has.
+    #[inline(always)]
+    fn tag(&self, linear: u64) -> u64 {
+        linear & !(PAGE - 1) | self.stamp
+    }
+
     /// Whether an access lies within a page, and where in it.
     #[inline(always)]
     fn within<T: Int>(linear: u64) -> Option<usize> {
@@ -165,7 +185,7 @@ impl Memory {
     #[inline(always)]
     pub fn load<T: Int>(&self, linear: u64) -> Option<u64> {
         let entry = self.entry(linear);
-        if entry.read != linear & !(PAGE - 1) {
+        if entry.read != self.tag(linear) {
             return None;
         }
         let at = Self::within::<T>(linear)?;
@@ -177,7 +197,7 @@ impl Memory {
     #[inline(always)]
     pub fn load_to_write<T: Int>(&self, linear: u64) -> Option<u64> {
         let entry = self.entry(linear);
-        if entry.write != linear & !(PAGE - 1) || entry.read != entry.write {
+        if entry.write != self.tag(linear) || entry.read != entry.write {
             return None;
         }
         let at = Self::within::<T>(linear)?;
@@ -189,7 +209,7 @@ impl Memory {
     #[inline(always)]
     pub fn store<T: Int>(&mut self, linear: u64, value: u64) -> Option<bool> {
         let entry = self.entry(linear);
-        if entry.write != linear & !(PAGE - 1) {
+        if entry.write != self.tag(linear) {
             return None;
         }
         let at = Self::within::<T>(linear)?;
@@ -202,7 +222,7 @@ impl Memory {
     /// whether the page that is being executed was written. Atomically, as other processors see it.
     pub fn exchange<T: Int>(&mut self, linear: u64, change: impl FnMut(u64) -> u64) -> Option<(u64, bool)> {
         let entry = self.entry(linear);
-        if entry.write != linear & !(PAGE - 1) || entry.read != entry.write {
+        if entry.write != self.tag(linear) || entry.read != entry.write {
             return None;
         }
         let (at, host) = (Self::within::<T>(linear)?, entry.host);
@@ -212,7 +232,7 @@ impl Memory {
     /// Likewise for 16 aligned bytes (CMPXCHG16B).
     pub fn exchange_16(&mut self, linear: u64, change: impl FnMut(u128) -> u128) -> Option<(u128, bool)> {
         let entry = self.entry(linear);
-        if entry.write != linear & !(PAGE - 1) || entry.read != entry.write || linear & 15 != 0 {
+        if entry.write != self.tag(linear) || entry.read != entry.write || linear & 15 != 0 {
             return None;
         }
         let host = entry.host;
@@ -223,7 +243,7 @@ impl Memory {
     #[inline(always)]
     pub fn code_page(&self, linear: u64) -> Option<HostPage> {
         let entry = self.entry(linear);
-        (entry.execute == linear & !(PAGE - 1)).then_some(HostPage(entry.host))
+        (entry.execute == self.tag(linear)).then_some(HostPage(entry.host))
     }
 
     /// Code of this page is executed from now on.
@@ -242,11 +262,14 @@ impl Memory {
     pub fn run(&self, linear: u64, write: bool) -> Option<(HostPage, usize)> {
         let entry = self.entry(linear);
         let tag = if write { entry.write } else { entry.read };
-        (tag == linear & !(PAGE - 1)).then_some((HostPage(entry.host), (linear & (PAGE - 1)) as usize))
+        (tag == self.tag(linear)).then_some((HostPage(entry.host), (linear & (PAGE - 1)) as usize))
     }
 }
 
 impl HostPage {
+    /// None that anybody has.
+    pub const NONE: Self = Self(0);
+
     /// The page at a host address.
     ///
     /// # Safety
@@ -296,6 +319,28 @@ impl HostPage {
             from += 1;
         }
         true
+    }
+
+    /// Whether the first `len` bytes of these words are there. False as well where that can not be seen at once: near the
+    /// page's end, and of nothing.
+    #[inline(always)]
+    pub fn holds_words(self, at: usize, words: &CodeWords, len: u16) -> bool {
+        if at > PAGE as usize - size_of::<CodeWords>() {
+            return false;
+        }
+        let mut left = u32::from(len);
+        for (index, word) in words.iter().enumerate() {
+            // SAFETY: all words lie within the page, as was just seen.
+            let differs = unsafe { load::<u64>(self.0 + at + 8 * index) } ^ word;
+            if left <= 8 {
+                return left > 0 && differs << (64 - 8 * left) == 0;
+            }
+            if differs != 0 {
+                return false;
+            }
+            left -= 8;
+        }
+        false
     }
 
     /// Reads a number that lies within the page.

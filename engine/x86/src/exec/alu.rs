@@ -2,6 +2,7 @@
 
 use crate::attempt;
 use crate::cpu::{Cpu, vector};
+use crate::exec::Place;
 use crate::flags::Flags;
 use crate::op::{Flow, Int, Op, reg};
 
@@ -83,8 +84,8 @@ pub fn ri<T: Int, B: Binary>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 /// Register, memory.
-pub fn rm<T: Int, B: Binary>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let b = attempt!(cpu.load::<T>(op.seg, cpu.address(op)));
+pub fn rm<T: Int, B: Binary, P: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
+    let b = attempt!(P::load::<T>(cpu, op));
     let a = cpu.get::<T>(op.dst);
     let result = B::apply::<T>(&mut cpu.flags, a, b);
     if B::WRITES {
@@ -94,30 +95,29 @@ pub fn rm<T: Int, B: Binary>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 #[inline(always)]
-fn to_memory<T: Int, B: Binary>(cpu: &mut Cpu, op: &Op, b: u64) -> Flow {
-    let address = cpu.address(op);
+fn to_memory<T: Int, B: Binary, P: Place>(cpu: &mut Cpu, op: &Op, b: u64) -> Flow {
     if !B::WRITES {
-        let a = attempt!(cpu.load::<T>(op.seg, address));
+        let a = attempt!(P::load::<T>(cpu, op));
         B::apply::<T>(&mut cpu.flags, a, b);
         return Flow::Next;
     }
-    let a = attempt!(cpu.load_to_write::<T>(op.seg, address));
+    let a = attempt!(P::load_to_write::<T>(cpu, op));
     let mut flags = cpu.flags;
     let result = B::apply::<T>(&mut flags, a, b);
-    attempt!(cpu.store::<T>(op.seg, address, result));
+    attempt!(P::store::<T>(cpu, op, result));
     cpu.flags = flags;
     cpu.stored()
 }
 
 /// Memory, register.
-pub fn mr<T: Int, B: Binary>(cpu: &mut Cpu, op: &Op) -> Flow {
+pub fn mr<T: Int, B: Binary, P: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
     let b = cpu.get::<T>(op.src);
-    to_memory::<T, B>(cpu, op, b)
+    to_memory::<T, B, P>(cpu, op, b)
 }
 
 /// Memory, immediate.
-pub fn mi<T: Int, B: Binary>(cpu: &mut Cpu, op: &Op) -> Flow {
-    to_memory::<T, B>(cpu, op, T::cut(op.imm))
+pub fn mi<T: Int, B: Binary, P: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
+    to_memory::<T, B, P>(cpu, op, T::cut(op.imm))
 }
 
 #[inline(always)]
@@ -189,12 +189,11 @@ pub fn r<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 /// Memory.
-pub fn m<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let address = cpu.address(op);
-    let a = attempt!(cpu.load_to_write::<T>(op.seg, address));
+pub fn m<T: Int, U: Unary, P: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
+    let a = attempt!(P::load_to_write::<T>(cpu, op));
     let mut flags = cpu.flags;
     let result = U::apply::<T>(&mut flags, a);
-    attempt!(cpu.store::<T>(op.seg, address, result));
+    attempt!(P::store::<T>(cpu, op, result));
     cpu.flags = flags;
     cpu.stored()
 }
@@ -289,7 +288,7 @@ pub fn cmpxchg16b(cpu: &mut Cpu, op: &Op) -> Flow {
     let expected = wide(cpu.get::<u64>(reg::DX), cpu.get::<u64>(reg::AX));
     let new = wide(cpu.get::<u64>(reg::CX), cpu.get::<u64>(reg::BX));
     let address = cpu.address(op);
-    let linear = cpu.segs[usize::from(op.seg & 7)].base.wrapping_add(address) & cpu.linear_mask;
+    let linear = cpu.segs[usize::from(op.seg & 7)].start.wrapping_add(address) & cpu.linear_mask;
     if linear & 15 != 0 {
         cpu.raise_with(vector::GP, 0);
         return Flow::Trap;

@@ -2,6 +2,7 @@
 
 use crate::attempt;
 use crate::cpu::Cpu;
+use crate::exec::Place;
 use crate::flags;
 use crate::op::{Flow, HIGH, Int, Op, reg};
 
@@ -19,22 +20,22 @@ pub fn mov_ri<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 /// MOV register, memory.
-pub fn mov_rm<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let value = attempt!(cpu.load::<T>(op.seg, cpu.address(op)));
+pub fn mov_rm<T: Int, P: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
+    let value = attempt!(P::load::<T>(cpu, op));
     cpu.set::<T>(op.dst, value);
     Flow::Next
 }
 
 /// MOV memory, register.
-pub fn mov_mr<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
+pub fn mov_mr<T: Int, P: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
     let value = cpu.get::<T>(op.src);
-    attempt!(cpu.store::<T>(op.seg, cpu.address(op), value));
+    attempt!(P::store::<T>(cpu, op, value));
     cpu.stored()
 }
 
 /// MOV memory, immediate.
-pub fn mov_mi<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    attempt!(cpu.store::<T>(op.seg, cpu.address(op), op.imm));
+pub fn mov_mi<T: Int, P: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
+    attempt!(P::store::<T>(cpu, op, op.imm));
     cpu.stored()
 }
 
@@ -46,8 +47,8 @@ pub fn movzx_r<T: Int, S: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 /// MOVZX register, memory.
-pub fn movzx_m<T: Int, S: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let value = attempt!(cpu.load::<S>(op.seg, cpu.address(op)));
+pub fn movzx_m<T: Int, S: Int, P: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
+    let value = attempt!(P::load::<S>(cpu, op));
     cpu.set::<T>(op.dst, value);
     Flow::Next
 }
@@ -60,15 +61,15 @@ pub fn movsx_r<T: Int, S: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 /// MOVSX and MOVSXD register, memory.
-pub fn movsx_m<T: Int, S: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let value = S::extend(attempt!(cpu.load::<S>(op.seg, cpu.address(op))));
+pub fn movsx_m<T: Int, S: Int, P: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
+    let value = S::extend(attempt!(P::load::<S>(cpu, op)));
     cpu.set::<T>(op.dst, value);
     Flow::Next
 }
 
 /// LEA.
-pub fn lea<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let address = cpu.address(op);
+pub fn lea<T: Int, P: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
+    let address = P::offset(cpu, op);
     cpu.set::<T>(op.dst, address);
     Flow::Next
 }

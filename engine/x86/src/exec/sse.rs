@@ -95,7 +95,7 @@ impl Cpu {
     /// #GP.
     #[inline(always)]
     pub fn aligned(&mut self, op: &Op, address: u64) -> Result<(), Trap> {
-        if self.segs[usize::from(op.seg & 7)].base.wrapping_add(address) & 15 != 0 {
+        if self.segs[usize::from(op.seg & 7)].start.wrapping_add(address) & 15 != 0 {
             return Err(self.gp());
         }
         Ok(())

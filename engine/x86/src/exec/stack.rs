@@ -2,6 +2,7 @@
 
 use crate::attempt;
 use crate::cpu::{Cpu, Trap};
+use crate::mmu::Access;
 use crate::op::{Flow, Int, Op, reg, seg};
 
 const SP: usize = reg::SP as usize;
@@ -20,6 +21,13 @@ impl Cpu {
     /// A fault.
     #[inline(always)]
     pub fn push<T: Int>(&mut self, value: u64) -> Result<(), Trap> {
+        // Only 64-bit mode has operands of 64 bits.
+        if T::BITS == 64 {
+            let top = self.regs[SP].wrapping_sub(8);
+            self.store_flat::<T>(seg::SS, top, value)?;
+            self.regs[SP] = top;
+            return Ok(());
+        }
         let mask = self.stack_mask();
         let top = self.regs[SP].wrapping_sub(T::BYTES as u64) & mask;
         self.store::<T>(seg::SS, top, value)?;
@@ -33,6 +41,9 @@ impl Cpu {
     /// A fault.
     #[inline(always)]
     pub fn peek<T: Int>(&mut self, skip: u64) -> Result<u64, Trap> {
+        if T::BITS == 64 {
+            return self.load_flat::<T>(seg::SS, self.regs[SP].wrapping_add(skip), Access::Read);
+        }
         let at = self.regs[SP].wrapping_add(skip) & self.stack_mask();
         self.load::<T>(seg::SS, at)
     }

@@ -111,7 +111,7 @@ fn plain<T: Int>(cpu: &Cpu, segment: u8, offset: u64, write: bool) -> Option<(cr
     let part = &cpu.segs[usize::from(segment & 7)];
     let end = if write { part.write_end } else { part.read_end };
     let bytes = end.checked_sub(offset)?;
-    let linear = part.base.wrapping_add(offset) & cpu.linear_mask;
+    let linear = part.start.wrapping_add(offset) & cpu.linear_mask;
     let (page, at) = cpu.memory.run(linear, write)?;
     Some((page, at, room::<T>(at).min(bytes / T::BYTES as u64)))
 }

@@ -2,13 +2,13 @@
 
 use iced_x86::{Instruction, Mnemonic as M};
 
-use super::{Mode, is_immediate, is_memory, size};
+use super::{Mode, Reach, is_immediate, is_memory, reach, size};
 use crate::exec::alu::{self, Adc, Add, And, Cmp, Dec, Inc, Neg, Not, Or, Sbb, Sub, Test, Xor};
 use crate::exec::bits::{self, Bt, Btc, Btr, Bts};
 use crate::exec::shift::{self, Rcl, Rcr, Rol, Ror, Sar, Shl, Shr};
 use crate::exec::{data, muldiv};
 use crate::op::{Handler, Op};
-use crate::sized;
+use crate::{placed, sized};
 
 /// How operands of two lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,13 +32,13 @@ fn form(instruction: &Instruction) -> Form {
 }
 
 macro_rules! binary {
-    ($instruction:expr, $size:expr, $b:ty) => {
+    ($instruction:expr, $reach:expr, $size:expr, $b:ty) => {
         match (form($instruction), $instruction.has_lock_prefix()) {
             (Form::RegReg, _) => sized!($size, alu::rr, $b),
             (Form::RegImm, _) => sized!($size, alu::ri, $b),
-            (Form::RegMem, _) => sized!($size, alu::rm, $b),
-            (Form::MemReg, false) => sized!($size, alu::mr, $b),
-            (Form::MemImm, false) => sized!($size, alu::mi, $b),
+            (Form::RegMem, _) => placed!($reach, $size, alu::rm, $b),
+            (Form::MemReg, false) => placed!($reach, $size, alu::mr, $b),
+            (Form::MemImm, false) => placed!($reach, $size, alu::mi, $b),
             (Form::MemReg, true) => sized!($size, alu::mr_locked, $b),
             (Form::MemImm, true) => sized!($size, alu::mi_locked, $b),
         }
@@ -46,10 +46,10 @@ macro_rules! binary {
 }
 
 macro_rules! unary {
-    ($instruction:expr, $size:expr, $u:ty) => {
+    ($instruction:expr, $reach:expr, $size:expr, $u:ty) => {
         match (is_memory($instruction, 0), $instruction.has_lock_prefix()) {
             (false, _) => sized!($size, alu::r, $u),
-            (true, false) => sized!($size, alu::m, $u),
+            (true, false) => placed!($reach, $size, alu::m, $u),
             (true, true) => sized!($size, alu::m_locked, $u),
         }
     };
@@ -87,11 +87,14 @@ macro_rules! either {
 }
 
 macro_rules! extension {
-    ($size:expr, $from:expr, $memory:expr, $($r:ident)::+, $($m:ident)::+) => {
-        match $from {
-            1 => either!($memory, $size, $($r)::+, $($m)::+, u8),
-            2 => either!($memory, $size, $($r)::+, $($m)::+, u16),
-            _ => either!($memory, $size, $($r)::+, $($m)::+, u32),
+    ($reach:expr, $size:expr, $from:expr, $memory:expr, $($r:ident)::+, $($m:ident)::+) => {
+        match ($memory, $from) {
+            (false, 1) => sized!($size, $($r)::+, u8),
+            (false, 2) => sized!($size, $($r)::+, u16),
+            (false, _) => sized!($size, $($r)::+, u32),
+            (true, 1) => placed!($reach, $size, $($m)::+, u8),
+            (true, 2) => placed!($reach, $size, $($m)::+, u16),
+            (true, _) => placed!($reach, $size, $($m)::+, u32),
         }
     };
 }
@@ -100,26 +103,27 @@ macro_rules! extension {
 pub fn lower(instruction: &Instruction, op: &mut Op, mode: Mode) -> Option<Handler> {
     let bytes = size(instruction);
     let memory = is_memory(instruction, 0) || is_memory(instruction, 1);
+    let reach = reach(op, mode);
     // XCHG with memory is locked anyway, and takes no part here.
     let code = instruction.condition_code();
     if code != iced_x86::ConditionCode::None {
         op.extra = code as u8 - 1;
     }
     Some(match instruction.mnemonic() {
-        M::Mov => mov(instruction, op, bytes)?,
-        M::Add => binary!(instruction, bytes, Add),
-        M::Adc => binary!(instruction, bytes, Adc),
-        M::Sub => binary!(instruction, bytes, Sub),
-        M::Sbb => binary!(instruction, bytes, Sbb),
-        M::Cmp => binary!(instruction, bytes, Cmp),
-        M::And => binary!(instruction, bytes, And),
-        M::Or => binary!(instruction, bytes, Or),
-        M::Xor => binary!(instruction, bytes, Xor),
-        M::Test => binary!(instruction, bytes, Test),
-        M::Inc => unary!(instruction, bytes, Inc),
-        M::Dec => unary!(instruction, bytes, Dec),
-        M::Neg => unary!(instruction, bytes, Neg),
-        M::Not => unary!(instruction, bytes, Not),
+        M::Mov => mov(instruction, reach, bytes)?,
+        M::Add => binary!(instruction, reach, bytes, Add),
+        M::Adc => binary!(instruction, reach, bytes, Adc),
+        M::Sub => binary!(instruction, reach, bytes, Sub),
+        M::Sbb => binary!(instruction, reach, bytes, Sbb),
+        M::Cmp => binary!(instruction, reach, bytes, Cmp),
+        M::And => binary!(instruction, reach, bytes, And),
+        M::Or => binary!(instruction, reach, bytes, Or),
+        M::Xor => binary!(instruction, reach, bytes, Xor),
+        M::Test => binary!(instruction, reach, bytes, Test),
+        M::Inc => unary!(instruction, reach, bytes, Inc),
+        M::Dec => unary!(instruction, reach, bytes, Dec),
+        M::Neg => unary!(instruction, reach, bytes, Neg),
+        M::Not => unary!(instruction, reach, bytes, Not),
         M::Xadd => either!(memory, bytes, alu::xadd_r, alu::xadd_m),
         M::Xchg => {
             if is_memory(instruction, 1) {
@@ -163,9 +167,9 @@ pub fn lower(instruction: &Instruction, op: &mut Op, mode: Mode) -> Option<Handl
         M::Aas => muldiv::aas,
         M::Aam => muldiv::aam,
         M::Aad => muldiv::aad,
-        M::Movzx => extension!(bytes, source(instruction), memory, data::movzx_r, data::movzx_m),
-        M::Movsx | M::Movsxd => extension!(bytes, source(instruction), memory, data::movsx_r, data::movsx_m),
-        M::Lea => sized!(bytes, data::lea),
+        M::Movzx => extension!(reach, bytes, source(instruction), memory, data::movzx_r, data::movzx_m),
+        M::Movsx | M::Movsxd => extension!(reach, bytes, source(instruction), memory, data::movsx_r, data::movsx_m),
+        M::Lea => placed!(reach, bytes, data::lea),
         M::Cmova
         | M::Cmovae
         | M::Cmovb
@@ -274,7 +278,7 @@ fn source(instruction: &Instruction) -> usize {
 }
 
 /// MOV between general registers, memory and immediates. Others are the system's.
-fn mov(instruction: &Instruction, _op: &mut Op, bytes: usize) -> Option<Handler> {
+fn mov(instruction: &Instruction, reach: Reach, bytes: usize) -> Option<Handler> {
     let other = |operand: u32| {
         let register = instruction.op_register(operand);
         register.is_segment_register() || register.is_cr() || register.is_dr() || register.is_tr()
@@ -285,8 +289,8 @@ fn mov(instruction: &Instruction, _op: &mut Op, bytes: usize) -> Option<Handler>
     Some(match form(instruction) {
         Form::RegReg => sized!(bytes, data::mov_rr),
         Form::RegImm => sized!(bytes, data::mov_ri),
-        Form::RegMem => sized!(bytes, data::mov_rm),
-        Form::MemReg => sized!(bytes, data::mov_mr),
-        Form::MemImm => sized!(bytes, data::mov_mi),
+        Form::RegMem => placed!(reach, bytes, data::mov_rm),
+        Form::MemReg => placed!(reach, bytes, data::mov_mr),
+        Form::MemImm => placed!(reach, bytes, data::mov_mi),
     })
 }

@@ -10,6 +10,7 @@ mod stack;
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
 
 use crate::cpu::{Cpu, vector};
+use crate::exec::fused::Compare;
 use crate::op::{Flow, HIGH, Handler, Op, START, ZERO, seg};
 
 /// What the meaning of bytes depends on.
@@ -30,6 +31,19 @@ pub struct Lowered {
     pub op: Op,
     /// It may be followed by another in its block.
     pub goes_on: bool,
+    /// What it may be a part of.
+    pub part: Part,
+}
+
+/// Instructions that are made one with their neighbour.
+#[derive(Clone, Copy, Debug)]
+pub enum Part {
+    /// None of them.
+    No,
+    /// The first of two.
+    Compare(Compare),
+    /// The second: a branch on that condition.
+    Branch(u8),
 }
 
 /// Whether and how bytes make an instruction.
@@ -54,12 +68,32 @@ pub fn decode(bytes: &[u8], at: u16, mode: Mode) -> Decoded {
             undefined
         };
         let len = instruction.len().clamp(1, LEN_MAX) as u8;
-        return Decoded::One(Lowered { op: Op { run, len, next: at + u16::from(len), ..blank() }, goes_on: false });
+        return Decoded::One(Lowered {
+            op: Op { run, len, next: at + u16::from(len), ..blank() },
+            goes_on: false,
+            part: Part::No,
+        });
     }
     let mut op = operands(&instruction, at);
     let handler = lower(&instruction, &mut op, mode).unwrap_or(undefined);
     op.run = handler;
-    Decoded::One(Lowered { op, goes_on: !ends_block(&instruction, handler) })
+    Decoded::One(Lowered { op, goes_on: !ends_block(&instruction, handler), part: part(&instruction, mode) })
+}
+
+fn part(instruction: &Instruction, mode: Mode) -> Part {
+    use iced_x86::Mnemonic as M;
+    if mode.bits != 64 {
+        return Part::No;
+    }
+    if instruction.is_jcc_short_or_near() && instruction.op0_kind() == OpKind::NearBranch64 {
+        return Part::Branch(instruction.condition_code() as u8 - 1);
+    }
+    let tests = instruction.mnemonic() == M::Test;
+    let compares = tests || instruction.mnemonic() == M::Cmp;
+    if !compares || is_memory(instruction, 0) || is_memory(instruction, 1) {
+        return Part::No;
+    }
+    Part::Compare(Compare { tests, immediate: is_immediate(instruction, 1), bytes: size(instruction) })
 }
 
 /// The handler of an instruction, from the group that knows it.
@@ -296,6 +330,39 @@ pub fn is_immediate(instruction: &Instruction, operand: u32) -> bool {
 /// Whether the code of an instruction is one of these.
 pub fn is_one_of(instruction: &Instruction, codes: &[Code]) -> bool {
     codes.contains(&instruction.code())
+}
+
+/// Which [`Place`](crate::exec::Place) a memory operand is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Anywhere.
+    Anywhere,
+    /// Flat, by a base and a displacement.
+    Based,
+    /// Flat, with an index.
+    Indexed,
+}
+
+/// How the memory operand of `op` is reached.
+pub fn reach(op: &Op, mode: Mode) -> Reach {
+    // FS and GS have bases in 64-bit mode, too.
+    match mode.bits == 64 && op.asize == 2 && op.seg < seg::FS {
+        false => Reach::Anywhere,
+        true if op.index == ZERO => Reach::Based,
+        true => Reach::Indexed,
+    }
+}
+
+/// The handler for an operand size and a way to memory, from one that is generic over both, the way being last.
+#[macro_export]
+macro_rules! placed {
+    ($reach:expr, $size:expr, $($handler:tt)::+ $(, $more:ty)*) => {
+        match $reach {
+            $crate::lower::Reach::Anywhere => $crate::sized!($size, $($handler)::+ $(, $more)*, $crate::exec::Anywhere),
+            $crate::lower::Reach::Based => $crate::sized!($size, $($handler)::+ $(, $more)*, $crate::exec::Flat<false>),
+            $crate::lower::Reach::Indexed => $crate::sized!($size, $($handler)::+ $(, $more)*, $crate::exec::Flat<true>),
+        }
+    };
 }
 
 /// The handler for an operand size, from one that is generic over [`Int`](crate::op::Int).

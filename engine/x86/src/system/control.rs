@@ -98,7 +98,7 @@ impl Cpu {
             self.efer &= !efer::LMA;
         }
         self.cr0 = new;
-        self.settle();
+        self.renew();
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Cpu {
             self.memory.flush();
         }
         self.cr4 = value;
-        self.settle();
+        self.renew();
         Ok(())
     }
 
@@ -248,7 +248,7 @@ pub fn to_dr<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         _ => value,
     };
     // Breakpoints on data make each access be looked at.
-    cpu.settle();
+    cpu.renew();
     Flow::Leave
 }
 
@@ -301,7 +301,7 @@ pub fn smsw_m(cpu: &mut Cpu, op: &Op) -> Flow {
 /// 4.10.2.3): if a table of small pages is there now, it was there before.
 pub fn invlpg(cpu: &mut Cpu, op: &Op) -> Flow {
     attempt!(cpu.supervisor());
-    let base = cpu.segs[usize::from(op.seg & 7)].base;
+    let base = cpu.segs[usize::from(op.seg & 7)].start;
     let linear = base.wrapping_add(cpu.address(op)) & cpu.linear_mask;
     if cpu.is_in_small_pages(linear) {
         cpu.memory.flush_page(linear);

@@ -179,7 +179,7 @@ impl Cpu {
         self.enter(code, level, offset);
         self.set_returned_stack(pointer.wrapping_add(release));
         self.drop_inner_segments();
-        self.settle();
+        self.renew();
         Ok(())
     }
 

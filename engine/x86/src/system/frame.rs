@@ -158,7 +158,7 @@ impl Cpu {
         }
         self.put_segment(seg::CS, segment);
         self.cpl = level;
-        self.settle();
+        self.renew();
         self.rip = offset & self.rip_mask;
     }
 }

@@ -1,6 +1,5 @@
 //! Exceptions and interrupts: how they get to their handlers (Intel SDM volume 3, chapter 6; volume 2, INT n).
 
-use super::SPARE_INT;
 use super::descriptor::{Descriptor, is_null, kind, named};
 use super::frame::Stack;
 use super::segment::{null, null_stack, v86};
@@ -35,7 +34,7 @@ const DR7_GD: u64 = 1 << 13;
 /// Events that may follow from each other in one delivery: fault, fault, double fault. More than that is a loop.
 const CHAIN_MAX: u32 = 6;
 
-/// Which instruction it is, in [`SPARE_INT`] above the instruction's length.
+/// Which instruction it is, in [`Cpu::interrupts`].
 mod form {
     /// INT3 and INTO: no check of IOPL in virtual-8086 mode.
     pub const SHORT: u64 = 1;
@@ -89,8 +88,7 @@ impl Cpu {
     /// # Errors
     /// A triple fault.
     pub fn deliver(&mut self, event: Event) -> Result<(), Shutdown> {
-        let note = std::mem::take(&mut self.regs[SPARE_INT]);
-        let (len, form) = (note & 0xff, note >> 8);
+        let (len, form) = std::mem::take(&mut self.interrupts);
         let mut event = event;
         for _ in 0..CHAIN_MAX {
             let Err(stop) = self.deliver_once(event, form) else { return Ok(()) };
@@ -98,7 +96,7 @@ impl Cpu {
             let Cause::Exception(second) = self.trap else { return Err(Shutdown) };
             if matches!(event, Event::Software(_)) && stop == Stop::Before {
                 // The fault is INT's own.
-                self.rip = self.rip.wrapping_sub(len) & self.rip_mask;
+                self.rip = self.rip.wrapping_sub(len.into()) & self.rip_mask;
             }
             if second.vector == vector::PF {
                 self.cr2 = second.address;
@@ -200,7 +198,7 @@ impl Cpu {
     pub(super) fn go_8086(&mut self, selector: u16, offset: u64) {
         let segment = if self.is_v86() { v86(selector) } else { self.real_segment(seg::CS, selector) };
         self.put_segment(seg::CS, segment);
-        self.settle();
+        self.renew();
         self.rip = offset & 0xffff_ffff;
     }
 
@@ -336,7 +334,7 @@ impl Cpu {
 
 /// Ends an instruction that is an interrupt. Its length and form are for [`Cpu::deliver`], which comes next.
 fn software(cpu: &mut Cpu, op: &Op, vector: u8, form: u64) -> Flow {
-    cpu.regs[SPARE_INT] = u64::from(op.len) | form << 8;
+    cpu.interrupts = (op.len, form);
     cpu.trap = Cause::Software(vector);
     Flow::Trap
 }

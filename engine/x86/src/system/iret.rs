@@ -17,7 +17,7 @@ impl Cpu {
         let new = old & !mask | value & mask;
         self.flags.set(new);
         if (old ^ new) & (flags::AC | flags::VM) != 0 {
-            self.settle();
+            self.renew();
         }
     }
 
@@ -108,7 +108,7 @@ impl Cpu {
             self.put_segment(number, v86(selector as u16));
         }
         self.put_segment(seg::CS, v86(selector));
-        self.settle();
+        self.renew();
         self.regs[usize::from(reg::SP)] = pointer;
         self.rip = offset;
         Ok(())
@@ -154,7 +154,7 @@ impl Cpu {
                 self.set_returned_stack(pointer);
                 if outer {
                     self.drop_inner_segments();
-                    self.settle();
+                    self.renew();
                 }
             }
             None => {

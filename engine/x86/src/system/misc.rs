@@ -102,7 +102,9 @@ pub fn swapgs(cpu: &mut Cpu, _op: &Op) -> Flow {
         return Flow::Trap;
     }
     attempt!(cpu.supervisor());
-    std::mem::swap(&mut cpu.segs[usize::from(seg::GS)].base, &mut cpu.msrs.kernel_gs_base);
+    let (base, kernel) = (cpu.segs[usize::from(seg::GS)].base, cpu.msrs.kernel_gs_base);
+    cpu.msrs.kernel_gs_base = base;
+    cpu.set_base(seg::GS, kernel);
     Flow::Leave
 }
 
@@ -126,6 +128,6 @@ pub fn write_base<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         cpu.gp();
         return Flow::Trap;
     }
-    cpu.segs[usize::from(op.extra & 7)].base = base;
+    cpu.set_base(op.extra, base);
     Flow::Next
 }

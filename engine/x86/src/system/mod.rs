@@ -32,12 +32,6 @@ use crate::lower::{Mode, is_memory, size};
 use crate::op::{Handler, Op, seg};
 use crate::sized;
 
-/// Of `Cpu::regs`, behind the registers, nobody else uses these. From an instruction that is an interrupt to its
-/// delivery: its length, and which it is.
-const SPARE_INT: usize = 18;
-/// In 64-bit mode: the bases that segment registers had before, by their numbers; see `segment`.
-const SPARE_BASES: usize = 24;
-
 /// A handler for 16, 32 or 64 bits, by bytes.
 macro_rules! wide {
     ($bytes:expr, $($handler:ident)::+ $(, $more:tt)*) => {

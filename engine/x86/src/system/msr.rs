@@ -142,8 +142,8 @@ impl Cpu {
             index::LSTAR if canonical => msrs.lstar = value,
             index::CSTAR if canonical => msrs.cstar = value,
             index::SFMASK if value >> 32 == 0 => msrs.sfmask = value,
-            index::FS_BASE if canonical => self.segs[usize::from(seg::FS)].base = value,
-            index::GS_BASE if canonical => self.segs[usize::from(seg::GS)].base = value,
+            index::FS_BASE if canonical => self.set_base(seg::FS, value),
+            index::GS_BASE if canonical => self.set_base(seg::GS, value),
             index::KERNEL_GS_BASE if canonical => msrs.kernel_gs_base = value,
             index::TSC_AUX if value >> 32 == 0 => msrs.tsc_aux = value,
             // Nothing comes of them: an update that changes nothing, and features that are not there.
@@ -170,7 +170,7 @@ impl Cpu {
         if changes & efer::NXE != 0 {
             self.memory.flush();
         }
-        self.settle();
+        self.renew();
         Some(())
     }
 }

@@ -56,6 +56,7 @@ impl Cpu {
             instructions: 0,
             clock: Clock::new(khz),
             cpuid,
+            interrupts: (0, 0),
             debug_due: 0,
         };
         cpu.reset();
@@ -96,7 +97,7 @@ impl Cpu {
         self.answers = Answers::default();
         self.debug_due = 0;
         self.memory.flush();
-        self.settle();
+        self.renew();
     }
 
     /// SIPI, after INIT: code begins at the page that the vector names (volume 3, 8.4.2).
@@ -104,6 +105,6 @@ impl Cpu {
         let code = &mut self.segs[usize::from(seg::CS)];
         (code.selector, code.base) = (u16::from(vector) << 8, u64::from(vector) << 12);
         self.rip = 0;
-        self.settle();
+        self.renew();
     }
 }

@@ -1,13 +1,9 @@
 //! Loads of segment registers (Intel SDM volume 3, 3.4.3 and 5.6; volume 2, MOV, POP and LDS).
 
-use super::SPARE_BASES;
 use super::descriptor::{is_null, named, rpl};
 use crate::attempt;
 use crate::cpu::{Cpu, Segment, Trap, attribute, vector};
 use crate::op::{ADDRESS_MASKS, Flow, Int, Op, seg};
-
-/// A base is put aside.
-const ASIDE: u64 = 1 << 63;
 
 /// What a null selector leaves.
 pub(super) fn null(selector: u16) -> Segment {
@@ -25,32 +21,9 @@ pub(super) fn v86(selector: u16) -> Segment {
 }
 
 impl Cpu {
-    /// Changes a segment register with its hidden part. [`settle`](Self::settle) has to follow.
+    /// Changes a segment register with its hidden part. [`renew`](Self::renew) has to follow.
     pub(super) fn put_segment(&mut self, number: u8, segment: Segment) {
-        let index = usize::from(number & 7);
-        self.segs[index] = segment;
-        self.regs[SPARE_BASES + index] = 0;
-    }
-
-    /// Works out what follows from segments and modes; see [`renew`](Self::renew). 64-bit mode takes the bases of ES, CS,
-    /// SS and DS as 0 and yet keeps them: after a return to compatibility mode they count again (volume 3, 3.2.4). So they
-    /// are put aside meanwhile, with the selector: whoever sets segment registers from outside makes that void.
-    pub(super) fn settle(&mut self) {
-        self.renew();
-        let is_64 = self.is_64();
-        for number in [seg::ES, seg::CS, seg::SS, seg::DS] {
-            let index = usize::from(number);
-            let (segment, aside) = (&mut self.segs[index], &mut self.regs[SPARE_BASES + index]);
-            if is_64 && segment.base != 0 {
-                *aside = ASIDE | u64::from(segment.selector) << 32 | segment.base & 0xffff_ffff;
-                segment.base = 0;
-            } else if !is_64 && *aside != 0 {
-                if segment.base == 0 && (*aside >> 32) as u16 == segment.selector {
-                    segment.base = *aside & 0xffff_ffff;
-                }
-                *aside = 0;
-            }
-        }
+        self.segs[usize::from(number & 7)] = segment;
     }
 
     /// The segment that a load in real mode leaves: base and selector change, the limit does not ("unreal mode").
@@ -82,7 +55,7 @@ impl Cpu {
             self.data_segment(selector)?
         };
         self.put_segment(number, segment);
-        self.settle();
+        self.renew();
         Ok(())
     }
 

@@ -29,7 +29,7 @@ fn go(cpu: &mut Cpu, code: u16, stack: u16, attributes: u32, level: u8, rip: u64
     cpu.put_segment(seg::SS, flat(stack, STACK, level));
     cpu.put_segment(seg::CS, flat(code, attributes, level));
     cpu.cpl = level;
-    cpu.settle();
+    cpu.renew();
     cpu.rip = rip & cpu.rip_mask;
     Flow::Jump
 }

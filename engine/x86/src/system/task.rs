@@ -240,7 +240,7 @@ impl Cpu {
         let [es, cs, ss, ds, fs, gs] = task.segments;
         let level = if self.is_v86() { 3 } else { rpl(cs) };
         self.cpl = level;
-        self.settle();
+        self.renew();
         self.load_ldt(task.ldt, vector::TS, vector::TS)?;
         if self.is_v86() {
             for (number, selector) in SEGMENTS.into_iter().zip(task.segments) {
@@ -269,7 +269,7 @@ impl Cpu {
                 self.put_segment(number, segment);
             }
         }
-        self.settle();
+        self.renew();
         if let By::Gate { error: Some(error) } = by {
             let mut stack = self.stack_now();
             self.push_to(&mut stack, layout.step(), error.into())?;
@@ -277,6 +277,7 @@ impl Cpu {
         }
         if task.traps {
             self.debug_due |= DR6_BT;
+            self.leave = true;
         }
         let code = self.segs[usize::from(seg::CS)];
         self.check_entry(&code, task.eip)

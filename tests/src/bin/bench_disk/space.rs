@@ -135,10 +135,12 @@ fn metadata(bench: &mut Bench) -> Result<()> {
             let disk = new_disk(bench, &path, size, encrypted)?;
             let image: Arc<dyn DiskBackend> = disk.clone();
             drive(&image, bench.way, load)?;
-            let compacted = upkeep::compact(&disk)?;
+            disk.flush()?;
+            let before = allocated(&path)?;
+            upkeep::compact_all(&disk)?;
             drop((image, disk));
-            let bytes = allocated(&path)?;
-            tell(bench, name, order, bytes, compacted.then_some(bytes), "1.0 %, compacted, encrypted")?;
+            let compacted = Some(allocated(&path)?);
+            tell(bench, name, order, before, compacted, "1.0 %, compacted, encrypted")?;
             fs::remove_file(&path)?;
         }
     }

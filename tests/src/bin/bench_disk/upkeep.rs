@@ -7,9 +7,18 @@ use benchtop_strata::StrataDisk;
 ///
 /// # Errors
 /// The disk's.
-pub fn compact(disk: &StrataDisk) -> Result<bool> {
+pub fn compact(disk: &StrataDisk) -> Result<()> {
     disk.compact(10)?;
-    Ok(true)
+    Ok(())
+}
+
+/// The same, until nothing more can be gained.
+///
+/// # Errors
+/// The disk's.
+pub fn compact_all(disk: &StrataDisk) -> Result<()> {
+    disk.compact(0)?;
+    Ok(())
 }
 
 /// Gives back what no restore point needs any more: what the disk does by itself when it is at rest.

@@ -131,7 +131,7 @@ fn nothing_makes_it_panic() {
             let flags = if cpu.is_v86() || cpu.is_long() || cpu.cpl == 0 { flags & !(1 << 17) } else { flags };
             cpu.flags.set(flags);
             cpu.dr[7] |= dr7;
-            cpu.settle();
+            cpu.renew();
         }
         for _ in 0..12 {
             let begun = (bench.cpu().rip, bench.cpu().regs[4], bench.cpu().cpl);

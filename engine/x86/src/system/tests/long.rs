@@ -145,13 +145,13 @@ fn bases_come_back_with_compatibility_mode() {
     let mut bench = Bench::long(0, &[0x48, 0xcb]);
     let cpu = bench.cpu();
     cpu.segs[usize::from(seg::DS)].base = 0x1234_0000;
-    cpu.settle();
-    assert_eq!(cpu.segs[usize::from(seg::DS)].base, 0);
+    cpu.renew();
+    assert_eq!(cpu.segs[usize::from(seg::DS)].start, 0);
     bench.put_64(STACK, 0x1100);
     bench.put_64(STACK + 8, 8);
     assert_eq!(bench.steps(1), None);
     assert!(!bench.cpu().is_64());
-    assert_eq!(bench.cpu().segs[usize::from(seg::DS)].base, 0x1234_0000);
+    assert_eq!(bench.cpu().segs[usize::from(seg::DS)].start, 0x1234_0000);
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Bench {
         let mut cpu = Cpu::new(Arc::new(Map::new([slot])), Arc::default(), 1_000_000);
         cpu.load_segment(seg::SS, 0).unwrap();
         cpu.put_segment(seg::CS, cpu.real_segment(seg::CS, 0));
-        cpu.settle();
+        cpu.renew();
         cpu.rip = CODE;
         cpu.regs[4] = STACK;
         let bench = Self { region, processor: Processor::new(cpu, Arc::new(AtomicBool::new(false))) };
@@ -91,7 +91,7 @@ impl Bench {
         cpu.segs[usize::from(seg::TR)] =
             Segment { selector: TASK, base: TSS, limit: 0x2000, attributes: 0x8b, ..Segment::default() };
         cpu.cpl = level;
-        cpu.settle();
+        cpu.renew();
         bench
     }
 
@@ -109,7 +109,7 @@ impl Bench {
         let (selector, rights) = if level == 0 { (CODE_64, 0) } else { (CODE_USER_64 | 3, 0x60) };
         let code = Segment { selector, limit: u32::MAX, attributes: 0xa09b | rights, ..Segment::default() };
         cpu.put_segment(seg::CS, code);
-        cpu.settle();
+        cpu.renew();
         bench
     }
 
