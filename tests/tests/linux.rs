@@ -160,6 +160,8 @@ fn disk(bench: &Bench, guest: &Path) -> Result<PathBuf> {
 fn first_sector(boot: &[u8]) -> Result<[u8; 512]> {
     let mut sector: [u8; 512] = boot.try_into().context("boot.img is one sector")?;
     let start = (PARTITION_START / 512) as u32;
+    // Code for floppy disks lies where a hard disk has its partitions.
+    sector[446..510].fill(0);
     let entry = &mut sector[446..462];
     entry.copy_from_slice(&[0x80, 0xfe, 0xff, 0xff, 0x83, 0xfe, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
     entry[8..12].copy_from_slice(&start.to_le_bytes());

@@ -34,7 +34,7 @@ pub struct Block {
     bytes: u32,
 }
 
-/// What was found for a linear address: all that the next time needs, in a line of the host's cache.
+/// What was found for a linear address: all that the next time needs, in one or two lines of the host's cache.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Found {

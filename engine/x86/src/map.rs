@@ -42,7 +42,11 @@ impl Slot {
         if let Some(dirty) = &self.dirty
             && let Some(word) = dirty.get((page / 64) as usize)
         {
-            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+            let bit = 1 << (page % 64);
+            // Most are written again and again, and an atomic change takes long.
+            if word.load(Ordering::Relaxed) & bit == 0 {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
         }
     }
 }

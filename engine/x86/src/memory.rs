@@ -24,7 +24,7 @@ const ENTRIES: usize = 4096;
 /// Tables.
 const WAYS: usize = 4;
 /// Words of code that are compared at once.
-pub const CODE_WORDS: usize = 4;
+pub const CODE_WORDS: usize = 12;
 /// Code, in words; where it ends within one, zeroes follow.
 pub type CodeWords = [u64; CODE_WORDS];
 /// No page: the stamp of an entry in use is not 0.
@@ -87,6 +87,13 @@ pub struct Memory {
     pub map: Arc<Map>,
 }
 
+/// The entry for an address. Programs like to have things a power of two apart: those shall not all share one.
+#[inline(always)]
+fn index(linear: u64) -> usize {
+    let page = linear >> PAGE_BITS;
+    (page ^ page >> ENTRIES.trailing_zeros()) as usize % ENTRIES
+}
+
 /// On the heap from the start: there are too many for a stack.
 fn no_entries() -> Box<[Entry; ENTRIES * WAYS]> {
     let entries: Box<[Entry]> = vec![EMPTY; ENTRIES * WAYS].into_boxed_slice();
@@ -133,7 +140,7 @@ impl Memory {
 
     /// Forgets those of one page.
     pub fn flush_page(&mut self, linear: u64) {
-        let index = (linear >> PAGE_BITS) as usize % ENTRIES;
+        let index = index(linear);
         (0..WAYS).for_each(|way| self.entries[way * ENTRIES + index] = EMPTY);
     }
 
@@ -150,7 +157,7 @@ impl Memory {
             return;
         }
         let page = self.tag(linear);
-        let entry = &mut self.entries[self.table + (linear >> PAGE_BITS) as usize % ENTRIES];
+        let entry = &mut self.entries[self.table + index(linear)];
         let same = entry.host == host.0;
         // What was allowed before and leads to the same page stays allowed.
         let tag = |is: bool, before: u64| if is || (same && before == page) { page } else { NONE };
@@ -165,7 +172,7 @@ impl Memory {
     #[inline(always)]
     fn entry(&self, linear: u64) -> &Entry {
         // Tables are powers of two in size, so that no bound has to be checked.
-        &self.entries[(self.table + (linear >> PAGE_BITS) as usize % ENTRIES) & (ENTRIES * WAYS - 1)]
+        &self.entries[(self.table + index(linear)) & (ENTRIES * WAYS - 1)]
     }
 
     /// What an entry that has the page of this address has.

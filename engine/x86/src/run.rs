@@ -9,7 +9,7 @@ use crate::flags;
 use crate::lower::Mode;
 use crate::memory::{HostPage, PAGE};
 use crate::mmu::{Access, Who};
-use crate::op::{Flow, START, seg};
+use crate::op::{Flow, Op, START, seg};
 use crate::system::{Event, Shutdown};
 
 /// Why a processor came back.
@@ -92,7 +92,7 @@ impl Processor {
                 }
             }
             let watched = self.cpu.flags.rest & (flags::TF | flags::RF) != 0 || self.cpu.dr[7] & 0xff != 0;
-            let exit = if held || watched { self.step(true, watched) } else { self.quick() };
+            let exit = if held || watched { self.step(true, watched) } else { self.quick(until) };
             if let Some(exit) = exit {
                 return exit;
             }
@@ -105,41 +105,45 @@ impl Processor {
         self.step(true, watched)
     }
 
-    /// Carries out a block where nothing has to be looked at but where it is: the same as [`step`](Self::step), sooner.
+    /// Carries out blocks as long as nothing has to be looked at but where they are: the same as [`step`](Self::step),
+    /// sooner. What makes a closer look necessary is a flag, or comes with [`Flow::Leave`], or with `leave`.
     #[inline(always)]
-    fn quick(&mut self) -> Option<Exit> {
-        let Self { cpu, blocks, .. } = self;
-        let code = &cpu.segs[usize::from(seg::CS)];
-        let linear = code.start.wrapping_add(cpu.rip) & cpu.linear_mask;
-        let mode = Mode { bits: cpu.code_bits(), single: false };
-        let Some(page) = cpu.memory.code_page(linear) else { return self.step(false, false) };
-        let Some((ops, len)) = blocks.quick(linear, page, mode) else { return self.step(false, false) };
-        if mode.bits != 64 && cpu.rip.wrapping_add(u64::from(len) - 1) > u64::from(code.limit) {
-            return self.step(false, false);
-        }
-        cpu.memory.executes(page);
-        cpu.answers.used = 0;
-        let start = cpu.rip;
-        cpu.regs[usize::from(START)] = start;
-        let mut rest = ops.iter();
-        let (op, flow) = loop {
-            let op = rest.next()?;
-            let flow = (op.run)(cpu, op);
-            if flow != Flow::Next || rest.as_slice().is_empty() {
-                break (op, flow);
+    fn quick(&mut self, until: u64) -> Option<Exit> {
+        let flags = self.cpu.flags.rest;
+        loop {
+            let Self { cpu, blocks, .. } = self;
+            let code = &cpu.segs[usize::from(seg::CS)];
+            let linear = code.start.wrapping_add(cpu.rip) & cpu.linear_mask;
+            let mode = Mode { bits: cpu.code_bits(), single: false };
+            let Some(page) = cpu.memory.code_page(linear) else { return self.step(false, false) };
+            let Some((ops, len)) = blocks.quick(linear, page, mode) else { return self.step(false, false) };
+            if mode.bits != 64 && cpu.rip.wrapping_add(u64::from(len) - 1) > u64::from(code.limit) {
+                return self.step(false, false);
             }
-        };
-        cpu.instructions = cpu.instructions.wrapping_add((ops.len() - rest.as_slice().len()) as u64);
-        match flow {
-            Flow::Jump => {}
-            Flow::Next => cpu.rip = cpu.next_rip(op),
-            Flow::Leave | Flow::Again | Flow::Trap => {
-                let (next, len) = (op.next, op.len);
-                return self.done(next, len, flow);
+            cpu.memory.executes(page);
+            cpu.answers.used = 0;
+            cpu.regs[usize::from(START)] = cpu.rip;
+            let (op, flow) = carry_out(cpu, ops)?;
+            // What is before it in the block is done, too.
+            let done = 1 + (op as *const Op as usize - ops.as_ptr() as usize) / size_of::<Op>();
+            cpu.instructions = cpu.instructions.wrapping_add(done as u64);
+            match flow {
+                Flow::Jump => {}
+                Flow::Next => cpu.rip = cpu.next_rip(op),
+                Flow::Leave | Flow::Again | Flow::Trap => {
+                    let (next, len) = (op.next, op.len);
+                    return self.done(next, len, flow);
+                }
+            }
+            // Nothing was asked for: that ends in a trap first, and goes on in `step`.
+            if cpu.leave {
+                return self.over();
+            }
+            let over = cpu.instructions.wrapping_sub(until) as i64 >= 0;
+            if over || cpu.flags.rest != flags || self.attention.load(Ordering::Relaxed) {
+                return None;
             }
         }
-        // Answers are given where something was asked for, which ends in a trap first, and then comes here by `step`.
-        if cpu.leave { self.over() } else { None }
     }
 
     /// Carries out a block, or one instruction.
@@ -323,6 +327,21 @@ impl Processor {
         }
         self.blocks.make(linear, page, mode, Some(beyond)).ok_or_else(|| self.cpu.gp())
     }
+}
+
+/// Carries out instructions of a block, up to the first after which something has to be looked at, or the last: which
+/// that was. A function of its own, so that the loop has the host's registers for itself.
+#[inline(never)]
+fn carry_out<'a>(cpu: &mut Cpu, ops: &'a [Op]) -> Option<(&'a Op, Flow)> {
+    let (last, before) = ops.split_last()?;
+    for op in before {
+        let flow = (op.run)(cpu, op);
+        if flow != Flow::Next {
+            return Some((op, flow));
+        }
+    }
+    let flow = (last.run)(cpu, last);
+    Some((last, flow))
 }
 
 /// The page that code at an address is in.

@@ -11,8 +11,10 @@ use crate::memory::PAGE;
 use crate::op::{ADDRESS_MASKS, Flow, Handler, Int, Op, reg, seg};
 use crate::sized;
 
-/// Elements done before somebody may look.
+/// Work done before somebody may look, in elements done one by one.
 const AT_ONCE: u64 = 1024;
+/// Bytes that the host copies or fills in the time of one such element.
+const BYTES_A_TIME: u64 = 256;
 /// Repeat prefix, in `extra`.
 const REP: u8 = 1;
 /// REPNE.
@@ -93,7 +95,7 @@ fn repeat<T: Int>(
         if last || count == done {
             return cpu.stored();
         }
-        left = left.saturating_sub(done);
+        left = left.saturating_sub(done.min(1 + done * T::BYTES as u64 / BYTES_A_TIME));
         if left == 0 || cpu.leave || !cpu.answers.given.is_empty() {
             return Flow::Again;
         }

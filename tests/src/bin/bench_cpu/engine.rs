@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use benchtop_tests::vm::Bench;
 use clap::ValueEnum;
 
@@ -139,7 +139,7 @@ fn follow_child(command: &mut Command) -> Result<Measured> {
             line.clear();
         }
     });
-    let measured = measure(begun, &lines);
+    let measured = measure(begun, &lines, || true);
     end(&mut child)?;
     // Its pipe is closed, so that it ends.
     let _ended = reader.join();
@@ -153,16 +153,21 @@ fn end(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-/// Makes times of lines.
-fn measure(begun: Instant, lines: &Receiver<(Instant, String)>) -> Result<Measured> {
+/// Makes times of lines, as long as there may be more.
+fn measure(
+    begun: Instant,
+    lines: &Receiver<(Instant, String)>,
+    mut may_be_more: impl FnMut() -> bool,
+) -> Result<Measured> {
     let mut measured = Measured::default();
     let (mut begun, mut since) = (begun, None);
     let end = Instant::now() + LIMIT;
     let mut last = String::new();
     loop {
-        let (when, line) = match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        let (when, line) = match lines.recv_timeout(Duration::from_secs(1)) {
             Ok(line) => line,
             Err(RecvTimeoutError::Disconnected) if !measured.results.is_empty() => return Ok(measured),
+            Err(RecvTimeoutError::Timeout) if may_be_more() && Instant::now() < end => continue,
             Err(error) => bail!("{error}; the last line was {last:?}"),
         };
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -230,7 +235,7 @@ fn bochs(bench: &Bench, guest: &Guest) -> Result<Measured> {
         }
         Ok(())
     });
-    let measured = measure(begun, &lines);
+    let measured = measure(begun, &lines, || matches!(child.try_wait(), Ok(None)));
     end(&mut child)?;
     over.store(true, Ordering::Relaxed);
     // What it could not read shows as lines that are missing.

@@ -112,5 +112,5 @@ fn init(only: &[String]) -> String {
         script += "$b cat $b $b $b > /tmp/three\necho BENCH gzip begin\n$b gzip -c /tmp/three > /tmp/small\n\
                    echo BENCH gzip end\n";
     }
-    script + &format!("echo {DONE}\n$b poweroff -f\n")
+    script + &format!("echo {DONE}\n$b sleep 1\n$b poweroff -f\n")
 }

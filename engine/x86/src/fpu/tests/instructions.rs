@@ -1,5 +1,6 @@
 //! Every instruction against the host's.
 
+use super::super::f80::Class;
 use super::super::{
     Arithmetic, Constant, EnvironmentLayout, Fpu, FpuOp, FpuStore, IntegerFlags, Operands, SavedState, status,
 };
@@ -84,6 +85,12 @@ impl Tally {
             state[4..6].copy_from_slice(&word.to_le_bytes());
             state
         };
+        // Whether a remainder that is the denormal operand itself is an underflow, where that is not masked, processors
+        // do not agree: AMD's say yes, Intel's no.
+        let tiny = unit.control_word() & status::UE == 0 && unit.st(0).class() == Class::Denormal;
+        if name.starts_with("fprem") && tiny {
+            return;
+        }
         let same = relevant(&host_state) == relevant(&our_state)
             && host_memory == our_memory
             && (host_flags & 0xd5) == (our_flags & 0xd5);

@@ -1,5 +1,6 @@
 //! The transcendental instructions against the host's, which promises 1 ulp.
 
+use super::super::f80::Class;
 use super::super::{EnvironmentLayout, F80, Fpu, FpuOp, status};
 use super::host::{HostInstruction, host};
 use super::operands::Random;
@@ -15,7 +16,19 @@ fn place(value: F80) -> i128 {
 }
 
 fn near(a: F80, b: F80, ulps: i128) -> bool {
-    a == b || (a.class() == b.class() && a.is_negative() == b.is_negative() && (place(a) - place(b)).abs() <= ulps)
+    let finite = |value: F80| matches!(value.class(), Class::Zero | Class::Denormal | Class::Normal);
+    let comparable = a.class() == b.class() || (finite(a) && finite(b));
+    a == b || (comparable && a.is_negative() == b.is_negative() && (place(a) - place(b)).abs() <= ulps)
+}
+
+/// Whether it is so near the smallest normal number that the next one may be tiny, or no longer.
+fn may_be_tiny(value: F80) -> bool {
+    (place(value).abs() - (1 << 63)).abs() <= 1
+}
+
+/// Which registers are empty.
+fn empty(unit: &Fpu) -> [bool; 8] {
+    std::array::from_fn(|index| unit.is_empty(index))
 }
 
 struct Case {
@@ -44,13 +57,20 @@ fn check(case: &Case, rounds: usize, seed: u64) -> Option<String> {
         ours.execute(case.op, 0, 0);
         let mut hosts = Fpu::new();
         hosts.set_saved_state(LAYOUT, &state);
-        let codes = status::C0 | status::C1 | status::C3;
+        // An underflow that is not masked gives another result altogether.
+        if unit.control_word() & status::UE == 0 && (0..case.results).any(|index| may_be_tiny(hosts.st(index))) {
+            continue;
+        }
+        let mut codes = status::C0 | status::C1 | status::C3;
+        if (0..case.results).any(|index| may_be_tiny(ours.st(index)) || may_be_tiny(hosts.st(index))) {
+            codes |= status::UE;
+        }
         let status_same = (hosts.status_word() ^ ours.status_word()) & !codes == 0;
         let registers_same = (0..8).all(|index| {
             let ulps = if index < case.results { 1 } else { 0 };
             near(ours.st(index), hosts.st(index), ulps)
         });
-        if !(status_same && registers_same && hosts.tag_word() == ours.tag_word()) {
+        if !(status_same && registers_same && empty(&hosts) == empty(&ours)) {
             count += 1;
             if failures.len() < 4 {
                 let show = |unit: &Fpu| {

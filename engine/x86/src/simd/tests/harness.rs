@@ -295,6 +295,20 @@ fn operands(random: &mut Random, kind: Operands) -> State {
     State { a, b, c, m, n, rax, rdx, rcx, flags, mxcsr, trapped: 0 }
 }
 
+/// Every NaN made the same one.
+fn with_one_nan(value: u128, kind: Operands) -> u128 {
+    let bits = if matches!(kind, Operands::Singles) { 32 } else { 64 };
+    (0..128 / bits).fold(0, |all, lane| {
+        let one = value >> (lane * bits);
+        let (is_nan, quiet) = match bits {
+            32 => (f32::from_bits(one as u32).is_nan(), u128::from(f32::NAN.to_bits())),
+            _ => (f64::from_bits(one as u64).is_nan(), u128::from(f64::NAN.to_bits())),
+        };
+        let lane_mask = u128::MAX >> (128 - bits);
+        all | (if is_nan { quiet } else { one & lane_mask }) << (lane * bits)
+    })
+}
+
 /// Compares the instruction with the model for many operands. Returns what it did, if they differ anywhere.
 pub(super) fn check(
     name: &str,
@@ -311,6 +325,11 @@ pub(super) fn check(
         let (mut host, mut ours) = (before, before);
         run(code + usize::from(imm) * 16, &mut host);
         model(&mut ours, imm);
+        if name.starts_with("dpp") {
+            // Of several NaNs, processors do not agree which the sum is.
+            host.a = with_one_nan(host.a, kind);
+            ours.a = with_one_nan(ours.a, kind);
+        }
         if host != ours {
             return Some(format!("{name} {imm:#x}\n  of   {before:x?}\n  host {host:x?}\n  ours {ours:x?}"));
         }
