@@ -162,6 +162,10 @@ impl Processor {
         }
         if cpu.debug_due != 0 && !cpu.shadow_ss {
             cpu.dr[6] |= std::mem::take(&mut cpu.debug_due);
+            if flow == Flow::Again {
+                // Between elements the image has RF (Intel SDM volume 3, 17.3.1.1).
+                cpu.flags.rest |= flags::RF;
+            }
             let debug = Exception { vector: vector::DB, error: None, address: 0 };
             if cpu.deliver(Event::Exception(debug)).is_err() {
                 return Some(Exit::Shutdown);
