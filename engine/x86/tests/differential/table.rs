@@ -145,8 +145,6 @@ pub fn is_undefined(instruction: &Instruction, start: &State) -> bool {
         M::Bt | M::Bts | M::Btr | M::Btc => {
             instruction.op0_kind() == OpKind::Memory && instruction.op1_register().full_register() == Register::RSI
         }
-        // A pseudo-denormal, rounded towards zero: whether that is an underflow. Such operands are no processor's own.
-        M::Fsin | M::Fsincos => start.fx[40] == 0 && start.fx[41] & 0x7f == 0 && start.fx[39] & 0x80 != 0,
         // The host: #AC in 64-bit mode and #GP in compatibility mode; ours: #AC.
         M::Fnstenv | M::Fnsave if matches!(instruction.memory_size().size(), 14 | 94) => {
             start.flags & 0x4_0000 != 0 && start.regs[6] & 1 != 0

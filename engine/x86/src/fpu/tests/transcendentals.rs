@@ -1,5 +1,6 @@
 //! The transcendental instructions against the host's, which promises 1 ulp.
 
+use super::super::f80::Class;
 use super::super::{EnvironmentLayout, F80, Fpu, FpuOp, status};
 use super::host::{HostInstruction, host};
 use super::operands::Random;
@@ -15,7 +16,14 @@ fn place(value: F80) -> i128 {
 }
 
 fn near(a: F80, b: F80, ulps: i128) -> bool {
-    a == b || (a.class() == b.class() && a.is_negative() == b.is_negative() && (place(a) - place(b)).abs() <= ulps)
+    let is_finite = |value: F80| matches!(value.class(), Class::Zero | Class::Denormal | Class::Normal);
+    let same_kind = a.class() == b.class() || (is_finite(a) && is_finite(b));
+    a == b || (same_kind && a.is_negative() == b.is_negative() && (place(a) - place(b)).abs() <= ulps)
+}
+
+/// Which registers are empty, a bit each. Whether another is zero, valid or special is its value's matter.
+fn empty(unit: &Fpu) -> u16 {
+    unit.tag_word() & unit.tag_word() >> 1 & 0x5555
 }
 
 struct Case {
@@ -50,7 +58,7 @@ fn check(case: &Case, rounds: usize, seed: u64) -> Option<String> {
             let ulps = if index < case.results { 1 } else { 0 };
             near(ours.st(index), hosts.st(index), ulps)
         });
-        if !(status_same && registers_same && hosts.tag_word() == ours.tag_word()) {
+        if !(status_same && registers_same && empty(&hosts) == empty(&ours)) {
             count += 1;
             if failures.len() < 4 {
                 let show = |unit: &Fpu| {
