@@ -195,3 +195,13 @@ fn floating(random: &mut Random, situation: Situation, fx: &mut [u8; 512]) {
         fx[160 + number * 16..176 + number * 16].copy_from_slice(&random.vector().to_le_bytes());
     }
 }
+
+/// Registers at a program's begin.
+pub fn start(random: &mut Random, bits: Bits) -> State {
+    let mut state = State { regs: [0; 16], rip: linear(CODE.start), flags: 0x202, fx: [0; 512] };
+    state.regs.iter_mut().for_each(|register| *register = random.value() & register_mask(bits));
+    state.regs[4] = linear(STACK.start + PAGE);
+    let situation = if random.below(16) == 0 { Situation::Unmasked } else { Situation::Ordinary };
+    floating(random, situation, &mut state.fx);
+    state
+}

@@ -89,7 +89,8 @@ pub fn forms(random: &mut Random, bits: Bits) -> Forms {
     forms
 }
 
-fn is_prefix(bits: Bits, byte: u8) -> bool {
+/// Whether a byte is a prefix.
+pub fn is_prefix(bits: Bits, byte: u8) -> bool {
     matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
         || (bits == Bits::B64 && matches!(byte, 0x40..=0x4f))
 }

@@ -25,7 +25,8 @@ pub struct Pair {
 /// What both did.
 pub struct Outcome {
     pub stop: Stop,
-    pub ours: State,
+    /// The host's state.
+    pub theirs: State,
     /// How they differ.
     pub differs: Option<String>,
 }
@@ -60,11 +61,11 @@ impl Pair {
     }
 
     /// Runs the same on both. `masks` says what is compared, from how it ended.
-    pub fn run(&mut self, bits: Bits, start: &State, masks: impl Fn(&Stop) -> Masks) -> Outcome {
+    pub fn run(&mut self, bits: Bits, start: &State, masks: impl Fn(&Stop, &State) -> Masks) -> Outcome {
         let (mut ours, mut theirs) = (start.clone(), start.clone());
         let stop = self.host.run(&mut theirs, bits);
         let result = self.guest.run(&mut ours, bits);
-        let masks = masks(&stop);
+        let masks = masks(&stop, &theirs);
         let differs = match result {
             Err(why) => Some(format!("{why}; host {stop:x?}")),
             Ok(found) if comparable(found) != comparable(stop) => {
@@ -76,7 +77,24 @@ impl Pair {
             (Some(differs), Some(memory)) => Some(format!("{differs}\n  {memory}")),
             (differs, memory) => differs.or(memory),
         };
-        Outcome { stop, ours, differs }
+        Outcome { stop, theirs, differs }
+    }
+
+    /// All that user code can write, but its code.
+    pub fn snapshot(&self) -> Vec<Vec<u8>> {
+        let part = |part: Range<usize>| {
+            let mut bytes = vec![0; part.len()];
+            self.host.read(part.start, &mut bytes);
+            bytes
+        };
+        WRITABLE.into_iter().map(part).collect()
+    }
+
+    /// Makes memory what it was.
+    pub fn restore(&mut self, snapshot: &[Vec<u8>]) {
+        for (part, bytes) in WRITABLE.into_iter().zip(snapshot) {
+            self.write(part.start, bytes);
+        }
     }
 
     /// The first difference of all memory but those parts. The next run begins with the same on both, whatever there is.

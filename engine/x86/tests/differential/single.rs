@@ -31,7 +31,7 @@ fn carry_out(pair: &mut Pair, bits: Bits, case: &Case) -> crate::pair::Outcome {
     }
     pair.write_code((case.state.rip - BASE) as usize, &case.bytes);
     let instruction = forms::decode(bits, &case.bytes);
-    pair.run(bits, &case.state, |stop| table::masks(&instruction, &case.state, stop))
+    pair.run(bits, &case.state, |stop, _| table::masks(&instruction, &case.state, stop))
 }
 
 fn show(case: &Case, bits: Bits) -> String {

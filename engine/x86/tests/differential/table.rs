@@ -38,6 +38,50 @@ const X87_APPROXIMATE: &[M] = &[M::F2xm1, M::Fyl2x, M::Fyl2xp1, M::Fptan, M::Fpa
 /// and SSE within the relative error of 1.5 * 2^-12 that each may have (volume 2, RCPPS, RSQRTPS).
 const SSE_APPROXIMATE: &[M] = &[M::Rcpps, M::Rcpss, M::Rsqrtps, M::Rsqrtss];
 
+/// What random programs do not have, with the reason; single cases of it are compared.
+const NOT_IN_PROGRAMS: &[(&[M], &str)] = &[
+    (X87_APPROXIMATE, "a difference in the last place would go on into everything"),
+    (SSE_APPROXIMATE, "a difference in the last place would go on into everything"),
+    (
+        &[M::Fxsave, M::Fxsave64, M::Fnstenv, M::Fnsave],
+        "FIP, FDP and FOP, which differ, would become data (FNSAVE and FNSTENV change masks, too)",
+    ),
+    (
+        &[M::Fxrstor, M::Fxrstor64, M::Fldenv, M::Frstor, M::Fldcw, M::Ldmxcsr],
+        "data would become masks of exceptions; there is FLDCW and LDMXCSR of values that are chosen",
+    ),
+    (&[M::Popf, M::Popfd, M::Popfq], "data would become TF and AC; there is POPF of values that are chosen"),
+    (&[M::Enter, M::Leave, M::Popa, M::Popad], "they need a frame; there is ENTER with LEAVE"),
+    (
+        &[M::In, M::Out, M::Insb, M::Insw, M::Insd, M::Outsb, M::Outsw, M::Outsd, M::Cli, M::Sti, M::Bound],
+        "they would stop it each time",
+    ),
+];
+
+/// Why an instruction is not in random programs.
+pub fn left_out_of_programs(instruction: &Instruction) -> Option<&'static str> {
+    let mnemonic = instruction.mnemonic();
+    if let Some((_, why)) = NOT_IN_PROGRAMS.iter().find(|(mnemonics, _)| mnemonics.contains(&mnemonic)) {
+        return Some(why);
+    }
+    let far_bit = matches!(mnemonic, M::Bt | M::Bts | M::Btr | M::Btc)
+        && instruction.op0_kind() == OpKind::Memory
+        && instruction.op1_kind() == OpKind::Register;
+    if far_bit {
+        return Some("a bit's number is an address");
+    }
+    let shift = matches!(mnemonic, M::Shld | M::Shrd) && instruction.op1_register().size() == 2;
+    if shift || (mnemonic == M::Bswap && instruction.op0_register().size() == 2) {
+        return Some("its result can be undefined");
+    }
+    None
+}
+
+/// Whether C1 of the x87 status word is left by some processors and cleared by others.
+pub fn leaves_c1(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip)
+}
+
 /// Features that the guest has. Of others it knows nothing, while the host may.
 const FEATURES: &[Feature] = &[
     Feature::INTEL8086,
@@ -118,9 +162,14 @@ pub fn undefined_flags(instruction: &Instruction, start: &State) -> u64 {
         }
         _ => {}
     }
+    rflags(undefined)
+}
+
+/// The decoder's names of flags, as bits of RFLAGS.
+pub fn rflags(flags: u32) -> u64 {
     [(R::OF, 0x800), (R::SF, 0x80), (R::ZF, 0x40), (R::AF, 0x10), (R::CF, 1), (R::PF, 4), (R::DF, 0x400)]
         .into_iter()
-        .filter(|(flag, _)| undefined & flag != 0)
+        .filter(|(flag, _)| flags & flag != 0)
         .fold(0, |bits, (_, flag)| bits | flag)
 }
 
@@ -212,7 +261,7 @@ pub fn masks(instruction: &Instruction, start: &State, stop: &Stop) -> Masks {
     }
     // C1 after FCOMI and its like is cleared by Intel's and left by AMD's; after an approximation it says how that was
     // rounded.
-    let c1 = x87 == Tolerance::Exact && !matches!(mnemonic, M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip);
+    let c1 = x87 == Tolerance::Exact && !leaves_c1(instruction);
     // Of what was not carried out nothing is undefined.
     let done = matches!(stop.vector, vector::DB | vector::BP | vector::OF);
     let undefined = if done { undefined_flags(instruction, start) } else { 0 };
