@@ -61,7 +61,12 @@ pub fn forms(random: &mut Random, bits: Bits) -> Forms {
         if bits == Bits::B64 { &[None, Some(0x40), Some(0x48), Some(0x44), Some(0x4d)] } else { &[None] };
     for map in maps {
         for opcode in 0..=255u8 {
-            if map.is_empty() && is_prefix(bits, opcode) {
+            let escapes = match map {
+                [] => opcode == 0x0f || is_prefix(bits, opcode),
+                [0x0f] => matches!(opcode, 0x38 | 0x3a),
+                _ => false,
+            };
+            if escapes {
                 continue;
             }
             for prefix in PREFIXES {
@@ -138,7 +143,8 @@ fn aim(random: &mut Random, offsets: ConstantOffsets, instruction: &Instruction,
         && instruction.memory_base() == iced_x86::Register::None
         && instruction.memory_index() == iced_x86::Register::None;
     if absolute {
-        let address = linear(DATA.start) + random.below(0x1000);
+        // Behind what random programs count with.
+        let address = linear(DATA.start) + 0x100 + random.below(0x1000);
         let (at, width) = (offsets.displacement_offset(), offsets.displacement_size());
         bytes[at..at + width].copy_from_slice(&address.to_le_bytes()[..width]);
     }

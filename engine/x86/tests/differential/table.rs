@@ -255,7 +255,8 @@ pub fn masks(instruction: &Instruction, start: &State, stop: &Stop) -> Masks {
         _ => 0..0,
     };
     let begin = start.regs[6];
-    let mut memory = vec![begin.wrapping_add(image.start)..begin.wrapping_add(image.end)];
+    let mut memory = Vec::new();
+    memory.push(begin.wrapping_add(image.start)..begin.wrapping_add(image.end));
     if stop.vector == vector::PF && matches!(mnemonic, M::Fbstp | M::Fstp) {
         memory.push(begin..begin.wrapping_add(10));
     }
