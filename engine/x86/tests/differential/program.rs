@@ -222,10 +222,6 @@ impl Maker<'_> {
             self.now &= !(instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set());
         }
         self.now |= instruction.rflags_undefined();
-        if table::leaves_c1(instruction) {
-            // FTST.
-            self.put(&[0xd9, 0xe4]);
-        }
     }
 
     fn operand(&mut self) -> u32 {

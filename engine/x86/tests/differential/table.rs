@@ -77,11 +77,6 @@ pub fn left_out_of_programs(instruction: &Instruction) -> Option<&'static str> {
     None
 }
 
-/// Whether C1 of the x87 status word is left by some processors and cleared by others.
-pub fn leaves_c1(instruction: &Instruction) -> bool {
-    matches!(instruction.mnemonic(), M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip)
-}
-
 /// Features that the guest has. Of others it knows nothing, while the host may.
 const FEATURES: &[Feature] = &[
     Feature::INTEL8086,
@@ -260,9 +255,8 @@ pub fn masks(instruction: &Instruction, start: &State, stop: &Stop) -> Masks {
     if stop.vector == vector::PF && matches!(mnemonic, M::Fbstp | M::Fstp) {
         memory.push(begin..begin.wrapping_add(10));
     }
-    // C1 after FCOMI and its like is cleared by Intel's and left by AMD's; after an approximation it says how that was
-    // rounded.
-    let c1 = x87 == Tolerance::Exact && !leaves_c1(instruction);
+    // After an approximation it says how that was rounded.
+    let c1 = x87 == Tolerance::Exact;
     // Of what was not carried out nothing is undefined.
     let done = matches!(stop.vector, vector::DB | vector::BP | vector::OF);
     let undefined = if done { undefined_flags(instruction, start) } else { 0 };
