@@ -263,7 +263,7 @@ impl Maker<'_> {
         let near = self.random.below(0x80) as u32;
         let far = self.random.below(0x10_0000) as u32;
         let mut placed = Vec::new();
-        match self.random.below(5) {
+        match self.random.below(6) {
             0 => {
                 self.set(reg::SI, address);
                 placed.extend_from_slice(before);
@@ -288,6 +288,14 @@ impl Maker<'_> {
                 placed.extend_from_slice(before);
                 placed.extend([mode | 0x84, scale << 6 | reg::DI << 3 | reg::SI]);
                 placed.extend(far.to_le_bytes());
+            }
+            4 => {
+                // Relative to RIP; outside 64-bit mode, the address itself.
+                placed.extend_from_slice(before);
+                placed.push(mode | 5);
+                let next = linear(CODE.start + self.bytes.len() + placed.len() + 4 + after.len()) as u32;
+                let from = if self.pieces.bits == Bits::B64 { next } else { 0 };
+                placed.extend(address.wrapping_sub(from).to_le_bytes());
             }
             _ => {
                 // With addresses of the other size, where those reach as far.
