@@ -4,6 +4,7 @@ use benchtop_control::{Failure, FailureKind};
 use benchtop_machine::monitor::open::Accelerator;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::output::Output;
 use crate::verbs;
 
 /// Desktop virtualization with the best virtual disk there is.
@@ -74,10 +75,17 @@ pub enum AccelChoice {
 }
 
 impl AccelChoice {
-    /// Which it is; those there is nothing behind yet are refused.
-    pub fn accelerator(self) -> Result<Accelerator, Failure> {
+    /// Which it is; those there is nothing behind yet are refused. Says so where it is not what a user expects.
+    pub fn accelerator(self, output: &Output) -> Result<Accelerator, Failure> {
         match self {
-            Self::Auto | Self::Kvm => Ok(Accelerator::Kvm),
+            Self::Auto => {
+                let (accelerator, sentence) = Accelerator::best();
+                if let Some(sentence) = sentence {
+                    output.warning(&sentence);
+                }
+                Ok(accelerator)
+            }
+            Self::Kvm => Ok(Accelerator::Kvm),
             Self::Whpx => Err(not_built("the accelerator whpx")),
             Self::Software => Ok(Accelerator::Software),
         }

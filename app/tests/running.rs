@@ -498,3 +498,21 @@ fn a_booted_vm_keeps_its_name() {
     world.fails(4, ["stats", "gb"]);
     world.ok(["new", "other", "--memory", "64M"]);
 }
+
+/// It was refused.
+#[test]
+fn a_vm_with_a_bundle_runs_on_the_software_cpu() {
+    if !common::has_firmware() {
+        return skip("a_vm_with_a_bundle_runs_on_the_software_cpu", "no SeaBIOS");
+    }
+    let world = World::new();
+    world.ok(["new", "one", "--disk", "8M", "--memory", "64M", "--cpus", "2"]);
+    world.ok(["start", "one", "--accel", "software"]);
+    let (_, shown) = world.json(["show", "one"]);
+    assert_eq!((&shown["state"], &shown["accel"]), (&"running".into(), &"software".into()), "{shown}");
+    world.ok(["pause", "one"]);
+    world.ok(["resume", "one"]);
+    let (_, stats) = world.json(["stats", "one"]);
+    assert_eq!(stats["accel"], "software", "{stats}");
+    world.ok(["stop", "one", "--force"]);
+}

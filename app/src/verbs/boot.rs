@@ -117,7 +117,6 @@ impl Boot {
     /// What can be said without opening anything.
     fn check(&self, output: &Output) -> Result<(), Failure> {
         let usage = |why: String, fix: &str| Err(Failure::new(FailureKind::Usage, "can not boot that", why, fix));
-        self.accel.accelerator()?;
         host::check_memory(self.memory)?;
         if self.cpus == 0 || self.cpus > CPUS_MAX {
             return usage(format!("A VM has from 1 to {CPUS_MAX} CPUs, not {}.", self.cpus), "Choose another number.");
@@ -147,7 +146,7 @@ impl Boot {
 
     /// Opens everything.
     fn open(&self, output: &Output) -> Result<Opened, Failure> {
-        let hypervisor = open::open_hypervisor(self.accel.accelerator()?)?;
+        let hypervisor = open::open_hypervisor(self.accel.accelerator(output)?)?;
         let firmware = firmware::load(self.firmware.as_deref())?;
         let mut devices = Vec::new();
         let mut disks = Vec::new();

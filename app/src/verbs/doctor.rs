@@ -47,10 +47,14 @@ impl Doctor {
     /// The result can not be printed.
     pub fn run(&self, output: &Output) -> Result<u8, Failure> {
         let checks = [
-            Check::of(
-                "kvm",
-                open::open_hypervisor(open::Accelerator::Kvm).map(|accel| format!("{} can be used", accel.name())),
-            ),
+            // Where it is missing, the software CPU runs VMs.
+            Check {
+                optional: true,
+                ..Check::of(
+                    "kvm",
+                    open::open_hypervisor(open::Accelerator::Kvm).map(|accel| format!("{} can be used", accel.name())),
+                )
+            },
             Check::of("firmware", firmware::find(None).map(|found| found.bios.display().to_string())),
             Check::of("runtime folder", RuntimeFolder::open().map(|folder| folder.path().display().to_string())),
             Check::of("library", library()),

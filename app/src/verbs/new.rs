@@ -94,7 +94,7 @@ impl New {
             new.iter().try_for_each(|(disk, new)| make_disk(bundle, disk, new))
         })?;
         if self.start {
-            start::start(&bundle, AccelChoice::Auto, password.as_ref())?;
+            start::start(&bundle, AccelChoice::Auto.accelerator(output)?, password.as_ref())?;
         }
         let config = bundle.config()?;
         let fields = serde_json::json!({

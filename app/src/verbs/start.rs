@@ -68,8 +68,9 @@ impl Start {
             Some(path) => (Some(create(Path::new(path))?.into()), None),
         };
         let name = bundle.folder_name().to_owned();
+        let accelerator = self.accel.accelerator(output)?;
         let ((mut info, monitor), _) =
-            self.password.unlock(output, &name, |password| spawn(&bundle, self.accel, serial.as_ref(), password))?;
+            self.password.unlock(output, &name, |password| spawn(&bundle, accelerator, serial.as_ref(), password))?;
         // Only the monitor holds it now, so its end is the end of what is shown.
         drop(serial);
         let target = Target { config: bundle.config()?, bundle };
@@ -129,21 +130,18 @@ fn wait_until_off(client: Option<Client>, mut monitor: Child, name: &str) -> Res
 ///
 /// # Errors
 /// What failed, here or in the monitor.
-pub fn start(bundle: &Bundle, accel: AccelChoice, password: Option<&Password>) -> Result<VmInfo, Failure> {
+pub fn start(bundle: &Bundle, accelerator: Accelerator, password: Option<&Password>) -> Result<VmInfo, Failure> {
     // Without waiting: the monitor outlives this process and belongs to nobody.
-    spawn(bundle, accel, None, password).map(|(info, _monitor)| info)
+    spawn(bundle, accelerator, None, password).map(|(info, _monitor)| info)
 }
 
 /// As [`start`], with the process. `serial` is where COM1's output goes.
 fn spawn(
     bundle: &Bundle,
-    accel: AccelChoice,
+    accelerator: Accelerator,
     serial: Option<&OwnedFd>,
     password: Option<&Password>,
 ) -> Result<(VmInfo, Child), Failure> {
-    if accel.accelerator()? == Accelerator::Software {
-        return Err(not_built("the software CPU for a VM with a bundle"));
-    }
     let what = || format!("can not start the VM `{}`", bundle.folder_name());
     let io = |error: std::io::Error| Failure::from_io(what(), &error);
     let (ours, theirs) = UnixStream::pair().map_err(io)?;
@@ -160,8 +158,12 @@ fn spawn(
         .spawn()
         .map_err(io)?;
     let password = password.map(in_pipe).transpose().map_err(io)?;
-    let request =
-        StartRequest { bundle: bundle.path().to_path_buf(), serial: serial.is_some(), password: password.is_some() };
+    let request = StartRequest {
+        bundle: bundle.path().to_path_buf(),
+        accelerator,
+        serial: serial.is_some(),
+        password: password.is_some(),
+    };
     let descriptors: Vec<_> = serial.into_iter().chain(&password).map(AsFd::as_fd).collect();
     let answer = send_request(&ours, &request, &descriptors).and_then(|()| receive_answer(&ours));
     let info = answer.map_err(|error| {

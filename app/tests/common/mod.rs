@@ -118,13 +118,17 @@ pub fn skip(test: &str, reason: &str) {
     eprintln!("SKIPPED {test}: {reason}");
 }
 
+/// Whether there is a firmware that VMs start with.
+pub fn has_firmware() -> bool {
+    ["/usr/share/seabios", "/usr/share/qemu"]
+        .iter()
+        .any(|folder| Path::new(folder).join("bios-256k.bin").exists() || Path::new(folder).join("bios.bin").exists())
+}
+
 /// Whether VMs can run here; says so if not.
 pub fn can_run_vms(test: &str) -> bool {
     let kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
-    let firmware = ["/usr/share/seabios", "/usr/share/qemu"]
-        .iter()
-        .any(|folder| Path::new(folder).join("bios-256k.bin").exists() || Path::new(folder).join("bios.bin").exists());
-    match (kvm, firmware) {
+    match (kvm, has_firmware()) {
         (false, _) => skip(test, "no access to /dev/kvm"),
         (_, false) => skip(test, "no SeaBIOS"),
         _ => return true,

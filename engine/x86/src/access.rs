@@ -1,6 +1,7 @@
 //! Loads and stores of instructions: segment, paging, memory or the outside.
 
-use crate::cpu::{Cpu, Effect, Request, Trap, attribute, vector};
+use crate::cpu::{Cpu, Effect, Request, Trap, attribute, cr0, vector};
+use crate::flags;
 use crate::memory::{Allowed, PAGE, Way};
 use crate::mmu::{Access, Who};
 use crate::op::{Int, seg};
@@ -101,9 +102,32 @@ impl Cpu {
     /// As [`load`](Self::load).
     #[inline(always)]
     pub fn load_16(&mut self, segment: u8, offset: u64) -> Result<u128, Trap> {
-        let low = self.load::<u64>(segment, offset)?;
-        let high = self.load::<u64>(segment, self.next_8(offset))?;
-        Ok(u128::from(high) << 64 | u128::from(low))
+        let next = self.next_8(offset);
+        let end = self.segs[usize::from(segment & 7)].read_end;
+        if offset < end
+            && next < end
+            && let Some(low) = self.memory.load::<u64>(self.linear(segment, offset))
+            && let Some(high) = self.memory.load::<u64>(self.linear(segment, next))
+        {
+            return Ok(u128::from(high) << 64 | u128::from(low));
+        }
+        self.loosely(|cpu| {
+            let low = cpu.load::<u64>(segment, offset)?;
+            let high = cpu.load::<u64>(segment, next)?;
+            Ok(u128::from(high) << 64 | u128::from(low))
+        })
+    }
+
+    /// Does what touches 16 bytes. Those that need to be aligned were looked at before; of the others #AC may come or not
+    /// (Intel SDM volume 2, MOVUPS), and from Intel's processors it does not.
+    #[cold]
+    #[inline(never)]
+    fn loosely<T>(&mut self, access: impl FnOnce(&mut Self) -> Result<T, Trap>) -> Result<T, Trap> {
+        let ac = if self.cpl == 3 { self.flags.rest & flags::AC } else { 0 };
+        self.flags.rest &= !ac;
+        let result = access(self);
+        self.flags.rest |= ac;
+        result
     }
 
     /// Stores 16 bytes: all or nothing.
@@ -113,9 +137,15 @@ impl Cpu {
     #[inline(always)]
     pub fn store_16(&mut self, segment: u8, offset: u64, value: u128) -> Result<(), Trap> {
         let next = self.next_8(offset);
-        if (offset ^ next) >> 12 != 0 {
-            // The second half may not be writable.
-            self.load_to_write::<u64>(segment, next)?;
+        let crosses = self.linear(segment, offset) & (PAGE - 1) > PAGE - 16;
+        if crosses || self.memory.way() == Way::Watched {
+            return self.loosely(|cpu| {
+                // One of the pages may not be writable: the first is the one that a fault tells of.
+                cpu.load_to_write::<u64>(segment, offset)?;
+                cpu.load_to_write::<u64>(segment, next)?;
+                cpu.store::<u64>(segment, offset, value as u64)?;
+                cpu.store::<u64>(segment, next, (value >> 64) as u64)
+            });
         }
         self.store::<u64>(segment, offset, value as u64)?;
         self.store::<u64>(segment, next, (value >> 64) as u64)
@@ -170,6 +200,10 @@ impl Cpu {
             return false;
         }
         let limit = u64::from(segment.limit);
+        if limit == u64::from(u32::MAX) && (is_code || attributes & attribute::EXPAND_DOWN == 0) {
+            // All of 4 GiB is inside, what lies across their end, too.
+            return true;
+        }
         if !is_code && attributes & attribute::EXPAND_DOWN != 0 {
             let top = if attributes & attribute::D != 0 { 0xffff_ffff } else { 0xffff };
             return offset > limit && end <= top;
@@ -177,14 +211,25 @@ impl Cpu {
         end <= limit
     }
 
-    /// Alignment, and data breakpoints.
-    fn watch(&mut self, linear: u64, bytes: usize, access: Access) -> Result<(), Trap> {
-        use crate::cpu::cr0;
-        use crate::flags;
-        let aligned = self.cr0 & cr0::AM != 0 && self.flags.rest & flags::AC != 0 && self.cpl == 3;
-        if aligned && !linear.is_multiple_of(bytes as u64) {
+    /// Checks an operand's alignment where that is not to its size, if alignment is checked.
+    ///
+    /// # Errors
+    /// #AC.
+    pub fn check_alignment(&mut self, segment: u8, offset: u64, bytes: usize) -> Result<(), Trap> {
+        self.align(self.linear(segment, offset), bytes)
+    }
+
+    fn align(&mut self, linear: u64, bytes: usize) -> Result<(), Trap> {
+        let checked = self.cr0 & cr0::AM != 0 && self.flags.rest & flags::AC != 0 && self.cpl == 3;
+        if checked && !linear.is_multiple_of(bytes as u64) {
             return Err(self.raise_with(vector::AC, 0));
         }
+        Ok(())
+    }
+
+    /// Alignment, and data breakpoints.
+    fn watch(&mut self, linear: u64, bytes: usize, access: Access) -> Result<(), Trap> {
+        self.align(linear, bytes)?;
         for number in 0..4u32 {
             let enabled = self.dr[7] >> (number * 2) & 3 != 0;
             let kind = self.dr[7] >> (16 + number * 4) & 3;
@@ -239,7 +284,8 @@ impl Cpu {
         let room = (PAGE - (linear & (PAGE - 1))) as usize;
         let first = self.place(linear, bytes.min(room), access, who)?;
         let second = if bytes > room {
-            let next = linear.wrapping_add(room as u64) & self.table_mask();
+            let mask = if who == Who::Current { self.linear_mask } else { self.table_mask() };
+            let next = linear.wrapping_add(room as u64) & mask;
             self.place(next, bytes - room, access, who)?
         } else {
             Place { gpa: 0, bytes: 0 }

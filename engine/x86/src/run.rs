@@ -137,7 +137,7 @@ impl Processor {
             }
             // Nothing was asked for: that ends in a trap first, and goes on in `step`.
             if cpu.leave {
-                return self.over();
+                return self.over(flow);
             }
             let over = cpu.instructions.wrapping_sub(until) as i64 >= 0;
             if over || cpu.flags.rest != flags || self.attention.load(Ordering::Relaxed) {
@@ -211,17 +211,21 @@ impl Processor {
                 return self.trapped(Some(next));
             }
         }
-        self.over()
+        self.over(flow)
     }
 
     /// An instruction is done; what it left is looked at.
-    fn over(&mut self) -> Option<Exit> {
+    fn over(&mut self, flow: Flow) -> Option<Exit> {
         let cpu = &mut self.cpu;
         cpu.answers.given.clear();
         cpu.leave = false;
         let exit = (!cpu.effects.is_empty()).then(|| Exit::Effects(std::mem::take(&mut cpu.effects)));
         if cpu.debug_due != 0 && !cpu.shadow_ss {
             cpu.dr[6] |= std::mem::take(&mut cpu.debug_due);
+            if flow == Flow::Again {
+                // Between elements the image has RF (Intel SDM volume 3, 17.3.1.1).
+                cpu.flags.rest |= flags::RF;
+            }
             let debug = Exception { vector: vector::DB, error: None, address: 0 };
             if cpu.deliver(Event::Exception(debug)).is_err() {
                 return Some(Exit::Shutdown);

@@ -12,6 +12,7 @@ use benchtop_control::{Bundle, Failure, FailureKind, Size};
 use benchtop_hypervisor::Hypervisor;
 use benchtop_images::IsoDisk;
 use benchtop_strata::{StrataDisk, facts};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::identity::{self, Expected};
@@ -159,9 +160,14 @@ impl Opened {
 ///
 /// # Errors
 /// What can not be opened; nothing was changed.
-pub fn open_bundle(bundle: &Bundle, config: &VmConfig, password: Option<&Password>) -> Result<Opened, Failure> {
+pub fn open_bundle(
+    bundle: &Bundle,
+    config: &VmConfig,
+    accelerator: Accelerator,
+    password: Option<&Password>,
+) -> Result<Opened, Failure> {
     host::check_memory(config.memory)?;
-    let hypervisor = open_hypervisor(Accelerator::Kvm)?;
+    let hypervisor = open_hypervisor(accelerator)?;
     let firmware = firmware::load(config.firmware.as_deref())?;
     let mut disks = Vec::new();
     let mut cds = Vec::new();
@@ -221,12 +227,30 @@ pub fn expected(bundle: &Bundle, disk: &DiskConfig) -> Result<Option<Expected>, 
 }
 
 /// Which accelerator is to be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Accelerator {
     /// The host's processor, by KVM.
+    #[default]
     Kvm,
     /// The software CPU.
     Software,
+}
+
+impl Accelerator {
+    /// The best this host has: KVM, or the software CPU where that can not be used, with one sentence that says why and
+    /// what it costs.
+    pub fn best() -> (Self, Option<String>) {
+        match open_hypervisor(Self::Kvm) {
+            Ok(_) => (Self::Kvm, None),
+            Err(failure) => (Self::Software, Some(instead(&failure))),
+        }
+    }
+}
+
+/// What is said where the software CPU takes KVM's place.
+fn instead(failure: &Failure) -> String {
+    let why = failure.why.trim_end_matches('.');
+    format!("{} ({why}): the software CPU runs this VM, correctly and many times slower", failure.what)
 }
 
 /// Opens the accelerator.
@@ -413,6 +437,16 @@ pub fn block_cache(mode: CacheMode) -> benchtop_block::CacheMode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sentence_about_the_software_cpu_says_why_and_what_it_costs() {
+        let why = Failure::new(FailureKind::NotCapable, "can not use KVM", "/dev/kvm is not there.", "Load kvm_intel.");
+        let sentence = instead(&why);
+        assert!(sentence.contains("/dev/kvm is not there):") && sentence.contains("slower"), "{sentence}");
+        let (accelerator, sentence) = Accelerator::best();
+        assert_eq!(accelerator == Accelerator::Kvm, sentence.is_none());
+        assert!(open_hypervisor(accelerator).is_ok());
+    }
 
     #[test]
     fn a_missing_or_empty_disc_is_told_apart() {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::image::{PASSWORD_BYTES_MAX, Password};
-use super::open::open_bundle;
+use super::open::{Accelerator, open_bundle};
 use super::sandbox::{Allowed, lock_down};
 use super::server::{Server, listen};
 use super::session::{About, Session};
@@ -29,6 +29,8 @@ use super::session::{About, Session};
 pub struct StartRequest {
     /// The bundle, an absolute path.
     pub bundle: PathBuf,
+    /// What runs the guest's instructions.
+    pub accelerator: Accelerator,
     /// A file that COM1's output goes to.
     pub serial: bool,
     /// A pipe with the password of the encrypted disks in it, which its writer has closed.
@@ -134,7 +136,7 @@ fn start(
     let lock = bundle.lock()?;
     let config = bundle.config()?;
     let what = format!("can not start the VM `{}`", config.name);
-    let opened = open_bundle(&bundle, &config, password)?;
+    let opened = open_bundle(&bundle, &config, request.accelerator, password)?;
     let folder = RuntimeFolder::open()?.vm(&config.uuid.to_string())?;
     if let Err(error) = lock.announce(folder.path()) {
         tracing::warn!(%error, "the lock does not say where the socket is");

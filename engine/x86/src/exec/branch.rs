@@ -106,9 +106,14 @@ pub fn jcxz<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 #[inline(always)]
 fn calls<T: Int>(cpu: &mut Cpu, op: &Op, target: u64) -> Flow {
     let target = T::cut(target);
-    attempt!(cpu.check_target(target));
     let next = T::cut(cpu.next_rip(op));
+    let before = cpu.regs[usize::from(reg::SP)];
     attempt!(cpu.push::<T>(next));
+    // By now Intel's processors have stored it; what is wrong with the stack comes first.
+    if let Err(Trap) = cpu.check_target(target) {
+        cpu.regs[usize::from(reg::SP)] = before;
+        return Flow::Trap;
+    }
     cpu.rip = target;
     Flow::Jump
 }

@@ -219,10 +219,15 @@ pub fn fence(_cpu: &mut Cpu, _op: &Op) -> Flow {
 pub fn bound<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let address = cpu.address(op);
     let low = T::extend(attempt!(cpu.load::<T>(op.seg, address))) as i64;
+    let index = T::extend(cpu.get::<T>(op.dst)) as i64;
+    if index < low {
+        // Before the other bound is read.
+        cpu.raise(crate::cpu::vector::BR);
+        return Flow::Trap;
+    }
     let next = address.wrapping_add(T::BYTES as u64) & crate::op::ADDRESS_MASKS[usize::from(op.asize & 3)];
     let high = T::extend(attempt!(cpu.load::<T>(op.seg, next))) as i64;
-    let index = T::extend(cpu.get::<T>(op.dst)) as i64;
-    if index < low || index > high {
+    if index > high {
         cpu.raise(crate::cpu::vector::BR);
         return Flow::Trap;
     }

@@ -119,11 +119,11 @@ impl Shift for Ror {
 
 impl Shift for Rcl {
     fn apply<T: Int>(flags: &mut Flags, a: u64, count: u32) -> Option<u64> {
-        let count = masked::<T>(count);
+        // All the way round changes nothing, OF included.
+        let count = masked::<T>(count) % (T::BITS + 1);
         if count == 0 {
             return None;
         }
-        let count = count % (T::BITS + 1);
         let wide = u128::from(a) | u128::from(flags.carry()) << T::BITS;
         let turned = wide << count | wide >> (T::BITS + 1 - count);
         let result = T::cut(turned as u64);
@@ -135,11 +135,11 @@ impl Shift for Rcl {
 
 impl Shift for Rcr {
     fn apply<T: Int>(flags: &mut Flags, a: u64, count: u32) -> Option<u64> {
-        let count = masked::<T>(count);
+        // All the way round changes nothing, OF included.
+        let count = masked::<T>(count) % (T::BITS + 1);
         if count == 0 {
             return None;
         }
-        let count = count % (T::BITS + 1);
         let wide = u128::from(a) | u128::from(flags.carry()) << T::BITS;
         let turned = wide >> count | wide << (T::BITS + 1 - count);
         let result = T::cut(turned as u64);

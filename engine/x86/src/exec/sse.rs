@@ -538,20 +538,22 @@ fn convert_mmx(i: &Instruction) -> Option<Handler> {
     macro_rules! to_mmx {
         ($bytes:literal, $aligned:literal, $f:ident) => {{
             fn apply(cpu: &mut Cpu, op: &Op, b: Xmm) -> Flow {
-                attempt!(cpu.mmx());
+                // The registers are MMX's even if there is an exception.
+                cpu.fpu.enter_mmx();
                 let result = simd::$f(b, &mut cpu.mxcsr);
                 let value = attempt!(cpu.float(result));
-                cpu.fpu.enter_mmx();
                 cpu.fpu.set_mmx(usize::from(op.dst & 7), value);
                 Flow::Next
             }
             fn register(cpu: &mut Cpu, op: &Op) -> Flow {
                 attempt!(cpu.sse());
+                attempt!(cpu.mmx());
                 let b = cpu.xmm_get(op.src);
                 apply(cpu, op, b)
             }
             fn memory(cpu: &mut Cpu, op: &Op) -> Flow {
                 attempt!(cpu.sse());
+                attempt!(cpu.mmx());
                 let b = attempt!(cpu.load_vector::<$bytes, $aligned>(op));
                 apply(cpu, op, b)
             }

@@ -140,13 +140,10 @@ pub fn pusha<T: Int>(cpu: &mut Cpu, _op: &Op) -> Flow {
     cpu.stored()
 }
 
-/// POPA.
+/// POPA. What was popped before a fault stays, as on Intel's processors: with RSP where it was, it begins anew.
 pub fn popa<T: Int>(cpu: &mut Cpu, _op: &Op) -> Flow {
-    let mut values = [0; 8];
-    for (value, place) in values.iter_mut().rev().zip(0..) {
-        *value = attempt!(cpu.peek::<T>(place * T::BYTES as u64));
-    }
-    for (number, value) in (0..).zip(values) {
+    for (number, place) in (0..8u8).rev().zip(0u64..) {
+        let value = attempt!(cpu.peek::<T>(place * T::BYTES as u64));
         if number != reg::SP {
             cpu.set::<T>(number, value);
         }

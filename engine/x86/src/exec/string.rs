@@ -25,12 +25,7 @@ pub fn lower(instruction: &Instruction, op: &mut Op, _mode: Mode) -> Option<Hand
     let bytes = size(instruction);
     // SSE's MOVSD and CMPSD have operands of other kinds.
     let is_string = instruction.is_string_instruction();
-    op.extra = match (instruction.has_repne_prefix(), instruction.has_rep_prefix()) {
-        (true, _) => REPNE,
-        (_, true) => REP,
-        _ => op.extra & 0x80,
-    };
-    Some(match instruction.mnemonic() {
+    let handler = match instruction.mnemonic() {
         M::Movsb | M::Movsw | M::Movsq => sized!(bytes, movs),
         M::Movsd if is_string => movs::<u32>,
         M::Stosb | M::Stosw | M::Stosd | M::Stosq => sized!(bytes, stos),
@@ -39,7 +34,13 @@ pub fn lower(instruction: &Instruction, op: &mut Op, _mode: Mode) -> Option<Hand
         M::Cmpsb | M::Cmpsw | M::Cmpsq => sized!(bytes, cmps),
         M::Cmpsd if is_string => cmps::<u32>,
         _ => return None,
-    })
+    };
+    op.extra = match (instruction.has_repne_prefix(), instruction.has_rep_prefix()) {
+        (true, _) => REPNE,
+        (_, true) => REP,
+        _ => 0,
+    };
+    Some(handler)
 }
 
 /// The registers of a string instruction.
@@ -84,13 +85,15 @@ fn repeat<T: Int>(
         attempt!(one(cpu, &walk, 1));
         return cpu.stored();
     }
-    let mut left = AT_ONCE;
+    // A trap after each instruction is one after each element (volume 3, 17.3.1.4).
+    let traced = cpu.flags.rest & flags::TF != 0;
+    let mut left = if traced { 1 } else { AT_ONCE };
     loop {
         let count = walk.get(cpu, reg::CX);
         if count == 0 {
             return cpu.stored();
         }
-        let (done, last) = attempt!(one(cpu, &walk, count));
+        let (done, last) = attempt!(one(cpu, &walk, if traced { 1 } else { count }));
         walk.set(cpu, reg::CX, count.wrapping_sub(done));
         if last || count == done {
             return cpu.stored();
@@ -192,8 +195,24 @@ fn compare<T: Int>(cpu: &mut Cpu, a: u64, b: u64) {
     Cmp::apply::<T>(&mut cpu.flags, a, b);
 }
 
+/// Repeats a comparison. Whatever comes in its midst finds the flags as they were before the instruction, which sets
+/// them at its end (volume 2, REP).
+#[inline(always)]
+fn repeat_comparison<T: Int>(
+    cpu: &mut Cpu,
+    op: &Op,
+    one: impl FnMut(&mut Cpu, &Walk, u64) -> Result<(u64, bool), Trap>,
+) -> Flow {
+    let before = cpu.flags;
+    let flow = repeat::<T>(cpu, op, one);
+    if matches!(flow, Flow::Trap | Flow::Again) {
+        cpu.flags = before;
+    }
+    flow
+}
+
 fn scas<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    repeat::<T>(cpu, op, |cpu, walk, _count| {
+    repeat_comparison::<T>(cpu, op, |cpu, walk, _count| {
         let value = cpu.load::<T>(seg::ES, walk.get(cpu, reg::DI))?;
         let a = cpu.get::<T>(reg::AX);
         compare::<T>(cpu, a, value);
@@ -203,9 +222,10 @@ fn scas<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 fn cmps<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    repeat::<T>(cpu, op, |cpu, walk, _count| {
-        let a = cpu.load::<T>(op.seg, walk.get(cpu, reg::SI))?;
+    repeat_comparison::<T>(cpu, op, |cpu, walk, _count| {
+        // In the order in which Intel's processors meet with faults.
         let b = cpu.load::<T>(seg::ES, walk.get(cpu, reg::DI))?;
+        let a = cpu.load::<T>(op.seg, walk.get(cpu, reg::SI))?;
         compare::<T>(cpu, a, b);
         walk.advance(cpu, reg::SI, 1);
         walk.advance(cpu, reg::DI, 1);

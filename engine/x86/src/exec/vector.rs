@@ -202,6 +202,7 @@ fn load_mmx<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 fn store_mmx<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     attempt!(cpu.mmx());
     let value = T::cut(get_mmx(cpu, op.src));
+    cpu.fpu.begin_mmx();
     attempt!(cpu.store::<T>(op.seg, cpu.address(op), value));
     cpu.fpu.enter_mmx();
     cpu.stored()
@@ -264,11 +265,10 @@ fn masked(cpu: &mut Cpu, op: &Op, value: &[u8], mask: &[u8]) -> Result<(), Trap>
     let address_mask = crate::op::ADDRESS_MASKS[usize::from(op.asize & 3)];
     let base = cpu.regs[usize::from(reg::DI)];
     let segment = if op.seg == seg::ES { seg::DS } else { op.seg };
-    for (byte, index) in mask.iter().zip(0u64..) {
-        // All or nothing.
-        if byte & 0x80 != 0 {
-            cpu.load_to_write::<u8>(segment, base.wrapping_add(index) & address_mask)?;
-        }
+    // All or nothing. Intel's processors look at whole halves, the high one first, whatever the mask says.
+    let halves = [8, 0];
+    for begin in halves.into_iter().filter(|begin| *begin < mask.len() as u64) {
+        cpu.load_to_write::<u64>(segment, base.wrapping_add(begin) & address_mask)?;
     }
     for ((byte, value), index) in mask.iter().zip(value).zip(0u64..) {
         if byte & 0x80 != 0 {
@@ -281,8 +281,8 @@ fn masked(cpu: &mut Cpu, op: &Op, value: &[u8], mask: &[u8]) -> Result<(), Trap>
 fn maskmovq(cpu: &mut Cpu, op: &Op) -> Flow {
     attempt!(cpu.mmx());
     let (value, mask) = (get_mmx(cpu, op.src), get_mmx(cpu, op.extra));
-    attempt!(masked(cpu, op, &value.to_le_bytes(), &mask.to_le_bytes()));
     cpu.fpu.enter_mmx();
+    attempt!(masked(cpu, op, &value.to_le_bytes(), &mask.to_le_bytes()));
     cpu.stored()
 }
 
@@ -466,13 +466,15 @@ fn fxsave(_mode: Mode, wide: bool) -> Handler {
     fn save<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
         attempt!(state_allowed(cpu));
         let address = cpu.address(op);
+        attempt!(cpu.check_alignment(op.seg, address, 4));
         attempt!(cpu.aligned(op, address));
         let mut area = [0; 512];
         // What is not written stays: reserved bytes, and XMM registers that there are not.
         let len = 160 + 16 * registers(cpu);
         cpu.save_area(&mut area, format(WIDE), registers(cpu));
-        attempt!(cpu.load_to_write::<u64>(op.seg, address));
-        attempt!(cpu.load_to_write::<u64>(op.seg, address.wrapping_add(504)));
+        // As Intel's processors do, the last byte is looked at first.
+        attempt!(cpu.load_to_write::<u8>(op.seg, address.wrapping_add(511)));
+        attempt!(cpu.load_to_write::<u8>(op.seg, address));
         for (word, at) in area[..len].as_chunks::<8>().0.iter().zip((0u64..).step_by(8)) {
             attempt!(cpu.store::<u64>(op.seg, address.wrapping_add(at), u64::from_le_bytes(*word)));
         }
@@ -485,7 +487,10 @@ fn fxrstor(_mode: Mode, wide: bool) -> Handler {
     fn restore<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
         attempt!(state_allowed(cpu));
         let address = cpu.address(op);
+        attempt!(cpu.check_alignment(op.seg, address, 4));
         attempt!(cpu.aligned(op, address));
+        attempt!(cpu.load::<u8>(op.seg, address.wrapping_add(511)));
+        attempt!(cpu.load::<u8>(op.seg, address));
         let mut area = [0; 512];
         for (word, at) in area.as_chunks_mut::<8>().0.iter_mut().zip((0u64..).step_by(8)) {
             *word = attempt!(cpu.load::<u64>(op.seg, address.wrapping_add(at))).to_le_bytes();

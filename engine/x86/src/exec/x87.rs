@@ -1,6 +1,6 @@
 //! x87: operands in and out; what is computed is [`fpu`](crate::fpu)'s.
 
-use iced_x86::{Code, Instruction, Mnemonic as M, OpKind};
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic as M, OpKind};
 
 use crate::attempt;
 use crate::cpu::{Cpu, Trap, cr0, vector};
@@ -96,7 +96,9 @@ macro_rules! storing {
                 4 => attempt!(cpu.store::<u32>(op.seg, address, pending.bits as u64)),
                 8 => attempt!(cpu.store::<u64>(op.seg, address, pending.bits as u64)),
                 _ => {
+                    // Both or none; the first is the one that a fault tells of.
                     let behind = address.wrapping_add(8);
+                    attempt!(cpu.load_to_write::<u64>(op.seg, address));
                     attempt!(cpu.load_to_write::<u16>(op.seg, behind));
                     attempt!(cpu.store::<u64>(op.seg, address, pending.bits as u64));
                     attempt!(cpu.store::<u16>(op.seg, behind, (pending.bits >> 64) as u64));
@@ -182,30 +184,49 @@ fn layout(cpu: &Cpu, wide: bool) -> EnvironmentLayout {
     }
 }
 
-/// Stores bytes, all or nothing as far as pages go.
-fn put(cpu: &mut Cpu, op: &Op, bytes: &[u8]) -> Result<(), Trap> {
+/// Stores bytes, all or nothing as far as pages go: both ends are looked at before.
+fn put(cpu: &mut Cpu, op: &Op, alignment: usize, bytes: &[u8]) -> Result<(), Trap> {
     let address = cpu.address(op);
-    cpu.load_to_write::<u16>(op.seg, address)?;
-    cpu.load_to_write::<u16>(op.seg, address.wrapping_add(bytes.len() as u64 - 2))?;
+    cpu.check_alignment(op.seg, address, alignment)?;
+    // In the order in which Intel's processors meet with faults: the first part, the last byte.
+    if alignment == 4 {
+        cpu.load_to_write::<u32>(op.seg, address)?;
+    } else {
+        cpu.load_to_write::<u16>(op.seg, address)?;
+    }
+    cpu.load_to_write::<u8>(op.seg, address.wrapping_add(bytes.len() as u64 - 1))?;
     for (pair, at) in bytes.as_chunks::<2>().0.iter().zip((0u64..).step_by(2)) {
         cpu.store::<u16>(op.seg, address.wrapping_add(at), u16::from_le_bytes(*pair).into())?;
     }
     Ok(())
 }
 
-fn take(cpu: &mut Cpu, op: &Op, bytes: &mut [u8]) -> Result<(), Trap> {
+fn take(cpu: &mut Cpu, op: &Op, alignment: usize, bytes: &mut [u8]) -> Result<(), Trap> {
     let address = cpu.address(op);
+    cpu.check_alignment(op.seg, address, alignment)?;
+    // In the order in which Intel's processors meet with faults: the first part, the last byte.
+    if alignment == 4 {
+        cpu.load::<u32>(op.seg, address)?
+    } else {
+        cpu.load::<u16>(op.seg, address)?
+    };
+    cpu.load::<u8>(op.seg, address.wrapping_add(bytes.len() as u64 - 1))?;
     for (pair, at) in bytes.as_chunks_mut::<2>().0.iter_mut().zip((0u64..).step_by(2)) {
         *pair = (cpu.load::<u16>(op.seg, address.wrapping_add(at))? as u16).to_le_bytes();
     }
     Ok(())
 }
 
+/// Bytes that environments and states are aligned to, where that is checked (Intel SDM volume 3, table 6-7).
+fn alignment(wide: bool) -> usize {
+    if wide { 4 } else { 2 }
+}
+
 fn fnstenv<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     attempt!(cpu.x87());
     let layout = layout(cpu, WIDE);
     let environment = cpu.fpu.environment(layout);
-    attempt!(put(cpu, op, &environment[..layout.environment_bytes()]));
+    attempt!(put(cpu, op, alignment(WIDE), &environment[..layout.environment_bytes()]));
     cpu.fpu.commit_environment();
     cpu.stored()
 }
@@ -214,7 +235,7 @@ fn fldenv<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     attempt!(cpu.waits());
     let layout = layout(cpu, WIDE);
     let mut environment: Environment = [0; 28];
-    attempt!(take(cpu, op, &mut environment[..layout.environment_bytes()]));
+    attempt!(take(cpu, op, alignment(WIDE), &mut environment[..layout.environment_bytes()]));
     cpu.fpu.set_environment(layout, &environment);
     Flow::Next
 }
@@ -223,7 +244,7 @@ fn fnsave<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     attempt!(cpu.x87());
     let layout = layout(cpu, WIDE);
     let state = cpu.fpu.saved_state(layout);
-    attempt!(put(cpu, op, &state[..layout.environment_bytes() + 80]));
+    attempt!(put(cpu, op, alignment(WIDE), &state[..layout.environment_bytes() + 80]));
     cpu.fpu.commit_save();
     cpu.stored()
 }
@@ -232,7 +253,7 @@ fn frstor<const WIDE: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     attempt!(cpu.waits());
     let layout = layout(cpu, WIDE);
     let mut state: SavedState = [0; 108];
-    attempt!(take(cpu, op, &mut state[..layout.environment_bytes() + 80]));
+    attempt!(take(cpu, op, alignment(WIDE), &mut state[..layout.environment_bytes() + 80]));
     cpu.fpu.set_saved_state(layout, &state);
     Flow::Next
 }
@@ -276,8 +297,18 @@ fn sti(i: &Instruction) -> u8 {
     of(0).max(of(1))
 }
 
+/// Whether a feature is a floating-point unit. FISTTP came with SSE3, FCMOVcc with CMOVcc; both name their unit, too.
+fn is_x87(feature: CpuidFeature) -> bool {
+    matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU287XL_ONLY | CpuidFeature::FPU387)
+}
+
 /// The handler, if it is one of these.
 pub fn lower(i: &Instruction, op: &mut Op, _mode: Mode) -> Option<Handler> {
+    // WAIT is as old as the processor itself.
+    let is_x87 = i.mnemonic() == M::Wait || i.code().cpuid_features().iter().any(|feature| is_x87(*feature));
+    if !is_x87 {
+        return None;
+    }
     op.extra = sti(i);
     let memory = is_memory(i, 0);
     let bytes = if memory { i.memory_size().size() } else { 0 };

@@ -279,10 +279,11 @@ impl Fpu {
     }
 
     /// FCOMI and its like. As with the condition codes of FCOM, the flags are written even if the exception that goes
-    /// with them is unmasked; only the pop is then left out.
+    /// with them is unmasked; only the pop is then left out. C1 is left as it was but for a stack fault, on AMD's
+    /// processors and, whatever their manual says, on Intel's.
     fn compare_to_flags(&mut self, sti: usize, quiet: bool, pops: bool) -> IntegerFlags {
-        self.clear_c1();
         let (comparison, pops) = if self.is_empty(0) || self.is_empty(sti) {
+            self.clear_c1();
             let masked = self.stack_underflow();
             (Comparison::INVALID, pops && masked)
         } else {

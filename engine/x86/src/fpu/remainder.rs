@@ -3,7 +3,7 @@
 use super::arith::{INVALID, denormal_flag, nan_operand, nan_operands};
 use super::convert::from_integer;
 use super::f80::{BIAS, Class, F80};
-use super::round::status::{C0, C1, C2, C3, DE, ZE};
+use super::round::status::{C0, C1, C2, C3, DE, UE, ZE};
 use super::round::{Control, Outcome, denormal_stops, round_pack};
 
 /// Which remainder.
@@ -55,10 +55,11 @@ pub fn remainder(control: Control, kind: Remainder, a: F80, b: F80) -> (Outcome,
 fn finite_remainder(control: Control, kind: Remainder, a: F80, b: F80, b_infinite: bool) -> (Outcome, u16) {
     let negative = a.is_negative();
     let (exponent_a, significand_a) = a.normalized();
-    let whole = || round_pack(control, negative, exponent_a, significand_a, 0);
     if b_infinite {
-        return (whole(), 0);
+        // The dividend as it is, which is no underflow even where that is not masked.
+        return (round_pack(control.masking(UE), negative, exponent_a, significand_a, 0), 0);
     }
+    let whole = || round_pack(control, negative, exponent_a, significand_a, 0);
     let (exponent_b, significand_b) = b.normalized();
     let distance = exponent_a.wrapping_sub(exponent_b);
     let divisor = significand_b as u128;

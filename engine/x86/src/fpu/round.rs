@@ -98,6 +98,11 @@ impl Control {
     pub const fn unmasked(self, flags: u16) -> u16 {
         flags & !self.0 & EXCEPTIONS
     }
+
+    /// With these exceptions masked.
+    pub(super) const fn masking(self, flags: u16) -> Self {
+        Self(self.0 | flags & EXCEPTIONS)
+    }
 }
 
 /// A result and the status word bits that it sets: exceptions, and C1 where it was rounded up.

@@ -285,6 +285,12 @@ impl Fpu {
         self.valid = 0xff;
     }
 
+    /// What an MMX store has done by the time that it faults: TOP alone is 0.
+    #[inline]
+    pub const fn begin_mmx(&mut self) {
+        self.top = 0;
+    }
+
     /// MM`index`, of which the low three bits count.
     #[inline]
     pub const fn mmx(&self, index: usize) -> u64 {

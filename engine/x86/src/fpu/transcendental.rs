@@ -189,7 +189,8 @@ pub fn arctangent(control: Control, x: F80, y: F80) -> Outcome {
     } else {
         series::arctangent(wide_y.divide(wide_x))
     };
-    angle(if x.is_negative() { Wide::PI.subtract(first) } else { first })
+    let outcome = angle(if x.is_negative() { Wide::PI.subtract(first) } else { first });
+    if x == F80::ONE { of_denormal(control, y, outcome).with(flags) } else { outcome }
 }
 
 /// An argument of a trigonometric function.
@@ -248,13 +249,27 @@ fn sine_of(quadrant: u32, rest: Wide) -> Wide {
     magnitude.negated_if(quadrant & 2 != 0)
 }
 
+/// A function that is its argument as nearly as can be, of a denormal argument: Intel's processors answer the argument
+/// itself, however they round. It is held to be inexact, and to underflow if it still is denormal as a normal number.
+fn of_denormal(control: Control, a: F80, outcome: Outcome) -> Outcome {
+    let is_normal = a.mantissa & INTEGER_BIT != 0;
+    match a.class() {
+        Class::Denormal if is_normal => Outcome::new(F80::new(a.is_negative(), 1, a.mantissa), PE),
+        Class::Denormal if control.unmasked(UE) == 0 => Outcome::new(a, PE | UE),
+        _ => outcome,
+    }
+}
+
 /// FSIN. `None` is an argument of 2^63 or more.
 pub fn sine(control: Control, a: F80) -> Option<Outcome> {
     match reduce(control, a) {
         Argument::Special(outcome) => Some(outcome),
         Argument::Zero => Some(Outcome::new(a, 0)),
         Argument::OutOfRange => None,
-        Argument::Reduced { quadrant, rest, flags } => Some(sine_of(quadrant, rest).round_inexact(control).with(flags)),
+        Argument::Reduced { quadrant, rest, flags } => {
+            let sine = sine_of(quadrant, rest).round_inexact(control);
+            Some(of_denormal(control, a, sine).with(flags))
+        }
     }
 }
 
@@ -277,7 +292,7 @@ pub fn sine_cosine(control: Control, a: F80) -> Option<(Outcome, F80)> {
         Argument::Zero => Some((Outcome::new(a, 0), F80::ONE)),
         Argument::OutOfRange => None,
         Argument::Reduced { quadrant, rest, flags } => {
-            let sine = sine_of(quadrant, rest).round_inexact(control);
+            let sine = of_denormal(control, a, sine_of(quadrant, rest).round_inexact(control));
             let cosine = sine_of(quadrant.wrapping_add(1) & 3, rest).round_inexact(control);
             // C1 can tell of only one of them, the sine.
             Some((sine.with((cosine.flags() & !C1) | flags), cosine.value()))
@@ -300,7 +315,7 @@ pub fn tangent(control: Control, a: F80) -> Option<(Outcome, F80)> {
             } else {
                 series::sine(rest).divide(series::cosine(rest))
             };
-            Some((value.round_inexact(control).with(flags), F80::ONE))
+            Some((of_denormal(control, a, value.round_inexact(control)).with(flags), F80::ONE))
         }
     }
 }

@@ -7,7 +7,7 @@
 mod integer;
 mod stack;
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
+use iced_x86::{Code, CodeSize, Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
 
 use crate::cpu::{Cpu, vector};
 use crate::exec::fused::Compare;
@@ -62,11 +62,7 @@ pub fn decode(bytes: &[u8], at: u16, mode: Mode) -> Decoded {
         if decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() < LEN_MAX {
             return Decoded::More;
         }
-        let run: Handler = if bytes.len() >= LEN_MAX && decoder.last_error() == DecoderError::NoMoreBytes {
-            too_long
-        } else {
-            undefined
-        };
+        let run: Handler = if is_too_long(bytes, mode) { too_long } else { undefined };
         let len = instruction.len().clamp(1, LEN_MAX) as u8;
         return Decoded::One(Lowered {
             op: Op { run, len, next: at + u16::from(len), ..blank() },
@@ -94,6 +90,14 @@ fn part(instruction: &Instruction, mode: Mode) -> Part {
         return Part::No;
     }
     Part::Compare(Compare { tests, immediate: is_immediate(instruction, 1), bytes: size(instruction) })
+}
+
+/// Whether bytes that are no instruction are more than one can have. The decoder does not tell, but it misses a byte even
+/// without the last one that it may look at.
+fn is_too_long(bytes: &[u8], mode: Mode) -> bool {
+    let Some(short) = bytes.get(..LEN_MAX - 1) else { return false };
+    let mut decoder = Decoder::new(mode.bits.into(), short, DecoderOptions::NONE);
+    decoder.decode().is_invalid() && bytes.len() >= LEN_MAX && decoder.last_error() == DecoderError::NoMoreBytes
 }
 
 /// The handler of an instruction, from the group that knows it.
@@ -233,7 +237,7 @@ fn operands(instruction: &Instruction, at: u16) -> Op {
         | OpKind::MemorySegEDI
         | OpKind::MemorySegRDI = instruction.op_kind(operand)
         {
-            op.seg = number(instruction.memory_segment());
+            op.seg = segment(instruction, Register::None);
         }
     }
     op
@@ -241,7 +245,7 @@ fn operands(instruction: &Instruction, at: u16) -> Op {
 
 fn memory(instruction: &Instruction, op: &mut Op) {
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
-    op.seg = number(instruction.memory_segment());
+    op.seg = segment(instruction, base);
     op.disp = instruction.memory_displacement64();
     op.scale = instruction.memory_index_scale().trailing_zeros() as u8;
     if instruction.is_ip_rel_memory_operand() {
@@ -268,6 +272,17 @@ fn memory(instruction: &Instruction, op: &mut Op) {
             _ => 2,
         },
     };
+}
+
+/// The segment of an operand in memory. In 64-bit mode the prefixes of all but FS and GS mean nothing, and do not even
+/// choose between #SS and #GP (Intel SDM volume 1, 3.4.2.1).
+fn segment(instruction: &Instruction, base: Register) -> u8 {
+    let named = number(instruction.memory_segment());
+    if instruction.code_size() != CodeSize::Code64 || matches!(named, seg::FS | seg::GS) {
+        return named;
+    }
+    let is_stack = matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP);
+    if is_stack { seg::SS } else { seg::DS }
 }
 
 /// The number of a register within its kind; bytes 8 to 15 of a general one with [`HIGH`].

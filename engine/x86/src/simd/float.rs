@@ -225,15 +225,16 @@ pub fn addsubpd(a: Xmm, b: Xmm, mxcsr: &mut Mxcsr) -> Result<Xmm, Unmasked> {
 pub fn dpps(a: Xmm, b: Xmm, imm: u8, mxcsr: &mut Mxcsr) -> Result<Xmm, Unmasked> {
     // What is not selected counts as zero, and so does a product of zeros.
     let products = mulps(super::blendps(0, a, imm >> 4), super::blendps(0, b, imm >> 4), mxcsr)?;
-    let halves = haddps(products, 0, mxcsr)?;
-    let sum = addss(halves, halves >> 32, mxcsr)?;
-    Ok(super::blendps(0, super::pshufd(sum, 0), imm))
+    // Each lane adds itself to its neighbour, then the other half: of several NaNs each keeps the one that it met first.
+    let pairs = addps(super::pshufd(products, 0b10_11_00_01), products, mxcsr)?;
+    let sum = addps(pairs, super::pshufd(pairs, 0b01_00_11_10), mxcsr)?;
+    Ok(super::blendps(0, sum, imm))
 }
 
 /// The dot product of the doubles the immediate's high half selects, in the lanes its low half selects.
 #[inline]
 pub fn dppd(a: Xmm, b: Xmm, imm: u8, mxcsr: &mut Mxcsr) -> Result<Xmm, Unmasked> {
     let products = mulpd(super::blendpd(0, a, imm >> 4), super::blendpd(0, b, imm >> 4), mxcsr)?;
-    let sum = addsd(products, products >> 64, mxcsr)?;
-    Ok(super::blendpd(0, super::movddup(sum), imm))
+    let sum = addpd(products, super::shufpd(products, products, 1), mxcsr)?;
+    Ok(super::blendpd(0, sum, imm))
 }

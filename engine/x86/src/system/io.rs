@@ -124,11 +124,12 @@ fn element<T: Int>(
     let walk = Walk { mask: ADDRESS_MASKS[usize::from(op.asize & 3)] };
     let repeated = op.extra & REPEATED != 0;
     let count = walk.get(cpu, reg::CX);
+    let port = cpu.get::<u16>(reg::DX) as u16;
+    // It must be allowed even if there is nothing to do.
+    attempt!(cpu.check_port(port, T::BYTES));
     if repeated && count == 0 {
         return Flow::Leave;
     }
-    let port = cpu.get::<u16>(reg::DX) as u16;
-    attempt!(cpu.check_port(port, T::BYTES));
     let at = walk.get(cpu, number);
     attempt!(one(cpu, at, port));
     let bytes = T::BYTES as u64;
