@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +20,8 @@ use crate::guest::{APPEND, DONE, GRUB, Guest, MARKER};
 
 /// Longest time for all of it.
 const LIMIT: Duration = Duration::from_secs(900);
+/// Lines that wait to be looked at, at most.
+const LINES_MAX: usize = 1 << 16;
 /// A file that grows is looked at so often.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -128,8 +130,8 @@ fn follow_child(command: &mut Command) -> Result<Measured> {
     let begun = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let stdout = child.stdout.take().context("no standard output")?;
-    let (sender, lines) = channel();
-    let reader = std::thread::spawn(move || {
+    let (sender, lines) = sync_channel(LINES_MAX);
+    let reader = reader().spawn(move || {
         let mut stdout = BufReader::new(stdout);
         let mut line = Vec::new();
         while stdout.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
@@ -138,12 +140,17 @@ fn follow_child(command: &mut Command) -> Result<Measured> {
             }
             line.clear();
         }
-    });
+    })?;
     let measured = measure(begun, &lines, || true);
     end(&mut child)?;
     // Its pipe is closed, so that it ends.
     let _ended = reader.join();
     measured
+}
+
+/// A thread that takes lines.
+fn reader() -> std::thread::Builder {
+    std::thread::Builder::new().name("reader".to_owned())
 }
 
 fn end(child: &mut Child) -> Result<()> {
@@ -216,11 +223,11 @@ fn bochs(bench: &Bench, guest: &Guest) -> Result<Measured> {
         use std::io::Write;
         let _closed = stdin.write_all(b"c\nc\nc\n");
     }
-    let (sender, lines) = channel();
+    let (sender, lines) = sync_channel(LINES_MAX);
     let mut file = File::open(&serial)?;
     let over = Arc::new(AtomicBool::new(false));
     let is_over = over.clone();
-    let reader = std::thread::spawn(move || -> Result<()> {
+    let reader = reader().spawn(move || -> Result<()> {
         let mut text = Vec::new();
         while !is_over.load(Ordering::Relaxed) {
             if file.read_to_end(&mut text)? == 0 {
@@ -234,7 +241,7 @@ fn bochs(bench: &Bench, guest: &Guest) -> Result<Measured> {
             }
         }
         Ok(())
-    });
+    })?;
     let measured = measure(begun, &lines, || matches!(child.try_wait(), Ok(None)));
     end(&mut child)?;
     over.store(true, Ordering::Relaxed);
