@@ -181,7 +181,7 @@ fn what_is_not_built_says_so() {
         &["disk", "mirror", "add", "one:disk0", "--to", "b"],
         &["attach", "one", "disk", "x.raw", "--bus", "lsi"],
         &["new", "two", "--disk", "1G,bus=pvscsi"],
-        &["start", "one", "--accel", "software"],
+        &["start", "one", "--accel", "whpx"],
         &["boot", "--accel", "whpx"],
     ] {
         let run = world.fails(1, arguments);
